@@ -1,0 +1,96 @@
+"""What is asked: a task, and cases of it with the evidence gathered so far."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from secondlook.agents.errors import ConfigError
+from secondlook.agents.photo import Photo
+
+
+class Frozen(BaseModel):
+    """Base of every value that enters graph state or a log: immutable, closed, by keyword."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+def digest_of(value: BaseModel) -> str:
+    """SHA-256 of a value's canonical JSON, as 16 hexadecimal digits."""
+    text = json.dumps(value.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Task(Frozen):
+    """The closed list of K labels and the words that describe them.
+
+    Examples
+    --------
+    >>> task = Task(labels=("cat", "dog"), phrases={"cat": ("a tabby cat",)})
+    >>> task.phrases_of("cat"), task.phrases_of("dog")
+    (('a tabby cat',), ('dog',))
+    """
+
+    labels: tuple[str, ...]
+    """The K labels, in the order of every array's last axis."""
+    phrases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Descriptions of a label, put into prompt templates; a label without any is described by its own name."""
+    negatives: tuple[str, ...] = ()
+    """Descriptions of what the images are not; used to recognise strangers, never as labels."""
+
+    @model_validator(mode="after")
+    def _closed_list(self) -> Self:
+        if len(self.labels) < 2:
+            raise ConfigError(
+                f"A task needs at least two labels, found {list(self.labels)}.",
+                "Give one folder per label, or a CSV whose label column holds at least two values.",
+            )
+        if len(set(self.labels)) != len(self.labels):
+            raise ConfigError(f"A label stands twice in {list(self.labels)}.", "Name every label once.")
+        unknown = sorted(set(self.phrases) - set(self.labels))
+        if unknown:
+            raise ConfigError(f"Descriptions of unknown labels: {unknown}.", f"The labels are {list(self.labels)}.")
+        return self
+
+    def phrases_of(self, label: str) -> tuple[str, ...]:
+        """Return the descriptions of a label, or its name with dashes and underscores read as spaces."""
+        return self.phrases.get(label) or (label.replace("-", " ").replace("_", " "),)
+
+
+class Neighbour(Frozen):
+    """A labelled image of the index that resembles a case."""
+
+    id: str
+    label: str
+    similarity: float
+    """Cosine of the two embeddings, -1 to 1."""
+    group: str | None = None
+    path: str | None = None
+
+
+class Evidence(Frozen):
+    """What a second look is given that the first had not."""
+
+    neighbours: tuple[Neighbour, ...] = ()
+    """Most similar first."""
+    views: tuple[str, ...] = ()
+    """Names of the crops to look at (see `secondlook.agents.photo.VIEWS`)."""
+
+
+class Case(Frozen):
+    """One image to be judged. The truth and the split never enter it."""
+
+    id: str
+    photo: Photo
+    group: str | None = None
+    """The leaf, patient or part the image shows; the leak guard never shows a case its own group."""
+    evidence: Evidence | None = None
+    """None on the first look."""
+
+    @property
+    def look(self) -> int:
+        """1 without evidence, 2 with."""
+        return 1 if self.evidence is None else 2
