@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secondlook.backdrops import Floats, Light, blur, smooth_noise
 
@@ -81,7 +80,7 @@ class Painted(NamedTuple):
     """Blade coordinate across the midrib, (H, W)."""
 
 
-def half_width(blade: Blade, u: Floats, side: NDArray[np.intp]) -> Floats:
+def half_width(blade: Blade, u: Floats, side: Floats) -> Floats:
     """Return the half width of the blade at u, on the left (side 0) or right (side 1).
 
     Parameters
@@ -91,7 +90,7 @@ def half_width(blade: Blade, u: Floats, side: NDArray[np.intp]) -> Floats:
     u : ndarray of any shape
         Positions along the midrib, -1 to 1; outside, the width is 0.
     side : ndarray of the same shape
-        0 or 1.
+        0 or 1, as a share.
 
     Returns
     -------
@@ -99,19 +98,20 @@ def half_width(blade: Blade, u: Floats, side: NDArray[np.intp]) -> Floats:
 
     Examples
     --------
-    >>> half_width(Blade(), np.array([-2.0, 0.0, 2.0], dtype=np.float32), np.zeros(3, int)).round(1).tolist()
-    [0.0, 0.6, 0.0]
+    >>> width = half_width(Blade(teeth=0), np.array([-2.0, 0.0, 2.0], np.float32), np.zeros(3, np.float32))
+    >>> [round(float(w), 2) for w in width]
+    [0.0, 0.58, 0.0]
     """
     t = np.clip((u + 1) / 2, 0, 1)
     peak = blade.base / (blade.base + blade.tip)
     # w(t) = t^base (1-t)^tip, scaled to 1 at its peak
     profile = t**blade.base * (1 - t) ** blade.tip / (peak**blade.base * (1 - peak) ** blade.tip)
-    width = profile * np.array(blade.widths, dtype=np.float32)[side]
+    width = profile * (blade.widths[0] + (blade.widths[1] - blade.widths[0]) * side)
     if blade.lobes:
         width = width * (1 - blade.lobe_depth * (0.5 + 0.5 * np.cos(2 * np.pi * blade.lobes * (t + 0.04 * side))))
     # Saw teeth that point to the tip, a little uneven
     phase = blade.teeth * (t + 0.004 * np.sin(37 * t + 5 * side)) + 0.37 * side
-    width = width * (1 - blade.tooth_depth * (phase % 1))
+    width = width * (1 - blade.tooth_depth * (phase - np.floor(phase)))
     for place, spread, depth in blade.bites:
         mine = side == (0 if place < 0 else 1)
         width = width * np.where(mine, 1 - depth * np.exp(-(((t - abs(place)) / spread) ** 4)), 1)
@@ -158,7 +158,7 @@ def paint_blade(canvas: Floats, blade: Blade, pose: Pose, light: Light, shadow: 
     stalk = _stalk(blade, u, v, scale)
     ripple_u, ripple_v, mottle = (_in_blade(smooth_noise(rng, 192, cells), u, v) for cells in (4, 5, 9))
     u, v = u + blade.warp * ripple_u, v + blade.warp * ripple_v
-    side = (v > 0).astype(np.intp)
+    side = (v > 0).astype(np.float32)
     cover = np.clip((half_width(blade, u, side) - np.abs(v)) * scale + 0.5, 0, 1)
     everything = np.maximum(cover, stalk)
     shaded = _shade(blade, u, v, side, mottle, light, scale, rng)
@@ -189,7 +189,7 @@ def _shade(
     blade: Blade,
     u: Floats,
     v: Floats,
-    side: NDArray[np.intp],
+    side: Floats,
     mottle: Floats,
     light: Light,
     scale: float,
@@ -201,10 +201,11 @@ def _shade(
     pale = np.clip(1.3 - across * scale / (1.1 + 0.012 * scale * (1 - u)), 0, 1)
     if blade.veins:
         phase = (u - blade.vein_slope * across + 0.25 * across**2) * blade.veins / 2 + 0.5 * side
-        away = np.abs((phase + 0.5) % 1 - 0.5)
-        height = height + blade.quilt * 0.012 * np.cos(2 * np.pi * phase) * np.clip(across * 8, 0, 1) * -1
+        away = np.abs(phase - np.round(phase))
+        height = height + blade.quilt * 0.009 * np.cos(2 * np.pi * phase) * np.clip(across * 8, 0, 1) * -1
         thin = away * 2 / blade.veins * scale
-        pale = np.maximum(pale, 0.85 * np.clip(1.3 - thin / (0.5 + 0.006 * scale), 0, 1) * np.clip(1.2 - across, 0.2, 1))
+        lines = np.clip(1.3 - thin / (0.5 + 0.006 * scale), 0, 1)
+        pale = np.maximum(pale, 0.85 * lines * np.clip(1.2 - across, 0.2, 1))
     down, right = np.gradient(height * scale)
     slope = -(right * float(np.cos(light.angle)) + down * float(np.sin(light.angle)))
     shade = np.clip(1 + light.relief * slope, 0.35, 1.7)

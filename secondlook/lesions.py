@@ -11,8 +11,8 @@ from secondlook.backdrops import Floats, smooth_noise
 from secondlook.blades import Blade, Painted, Pose, half_width
 
 LesionKind = Literal["blotch", "frogeye", "rust", "scab", "scorch"]
-"""blotch: brown dead tissue at the edge; frogeye: round, tan centre, brown ring, purple margin (black rot); rust: small,
-orange, red border, yellow halo; scab: olive-brown velvet without a sharp edge; scorch: purple-red, without a centre."""
+"""blotch: brown dead tissue at the edge; frogeye: round, tan centre, brown ring, purple margin (black rot); rust:
+small, orange, red border, yellow halo; scab: olive-brown velvet without a sharp edge; scorch: purple-red, without a centre."""
 
 
 class Lesion(NamedTuple):
@@ -40,11 +40,11 @@ _COLOURS: dict[LesionKind, tuple[tuple[float, float, float], ...]] = {
     # From the centre outwards; the last one blends into the leaf.
     "blotch": ((0.66, 0.45, 0.3), (0.58, 0.35, 0.2), (0.3, 0.16, 0.12)),
     "frogeye": ((0.74, 0.56, 0.42), (0.6, 0.38, 0.25), (0.34, 0.13, 0.15)),
-    "rust": ((0.93, 0.68, 0.3), (0.86, 0.5, 0.2), (0.68, 0.33, 0.2)),
+    "rust": ((0.82, 0.56, 0.27), (0.76, 0.43, 0.19), (0.56, 0.29, 0.18)),
     "scab": ((0.13, 0.12, 0.06), (0.2, 0.19, 0.08), (0.24, 0.25, 0.1)),
     "scorch": ((0.36, 0.14, 0.17), (0.4, 0.12, 0.18), (0.46, 0.2, 0.2)),
 }
-_SOFTNESS: dict[LesionKind, float] = {"blotch": 0.18, "frogeye": 0.12, "rust": 0.22, "scab": 0.7, "scorch": 0.35}
+_SOFTNESS: dict[LesionKind, float] = {"blotch": 0.18, "frogeye": 0.12, "rust": 0.22, "scab": 0.85, "scorch": 0.35}
 _ROUGHNESS: dict[LesionKind, float] = {"blotch": 0.35, "frogeye": 0.1, "rust": 0.14, "scab": 0.5, "scorch": 0.3}
 
 
@@ -110,7 +110,7 @@ def _place(
     """Draw the position, shape and strength of one lesion."""
     u = rng.uniform(-0.85, 0.85)
     side = int(rng.integers(2))
-    width = float(half_width(blade, np.array([u], dtype=np.float32), np.array([side]))[0])
+    width = float(half_width(blade, np.array([u], dtype=np.float32), np.array([side], dtype=np.float32))[0])
     across = 0.92 if at_edge else np.sqrt(rng.uniform(0.0, 0.8))
     angle, stretch = rng.uniform(0, np.pi), rng.uniform(1, 1.3)
     if on_vein and blade.veins:
@@ -119,7 +119,7 @@ def _place(
         u = float(np.clip(phase * 2 / blade.veins + blade.vein_slope * across * width, -0.9, 0.9))
         stretch, angle = rng.uniform(1.2, 2.2), np.arctan2(1, blade.vein_slope) * (1 if side else -1)
     v = across * width * (1 if side else -1)
-    strength = {"scab": rng.uniform(0.45, 0.85), "rust": rng.uniform(0.75, 1)}.get(kind, rng.uniform(0.8, 1))
+    strength = {"scab": rng.uniform(0.4, 0.8), "rust": rng.uniform(0.75, 1)}.get(kind, rng.uniform(0.8, 1))
     return Lesion(kind, u, v, float(radius), float(stretch), float(angle), strength, int(rng.integers(2**31)))
 
 
