@@ -1,0 +1,178 @@
+"""Calibrators: from what an agent said to a distribution that was measured on held-out cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.agents.base import Agent
+from secondlook.agents.case import Case, Frozen
+from secondlook.agents.errors import NotFittedError
+from secondlook.agents.prediction import Outcome, Prediction, Scale
+
+Floats = NDArray[np.float64]
+SMOOTHING = 0.01
+"""Added to each share of a vote or sample before the logarithm: no share of k neighbours proves an impossibility."""
+PRIOR_SD = 1.0
+"""Standard deviation of the log-normal prior on a temperature, in natural-log units."""
+
+
+class Calibrator(Frozen):
+    """p = softmax(scale * log q / T + bias), where q is what the agent said.
+
+    `none` leaves q as it is; `temperature` fits T; `vector` fits a scale and a bias per label.
+    """
+
+    kind: Literal["none", "temperature", "vector"] = "none"
+    temperature: float = 1.0
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
+    n: int = 0
+    """Calibration cases it was fitted on."""
+    nll: float = float("nan")
+    """Cross-fitted NLL on them, in nats."""
+
+    def apply(self, log_q: Floats) -> Floats:
+        """Calibrate log-probabilities of shape (N, K) to distributions of the same shape."""
+        z = log_q / self.temperature
+        if self.kind == "vector":
+            z = log_q * np.array(self.scale) + np.array(self.bias)
+        return _softmax(z)
+
+
+def log_distribution(scores: Floats, scale: Scale) -> Floats:
+    """Bring scores of any kind to log-probabilities.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (N, K)
+    scale : Scale
+        What the numbers are; shares are smoothed, logits normalised.
+
+    Returns
+    -------
+    ndarray of shape (N, K)
+    """
+    if scale == "logit":
+        return cast("Floats", scores - _logsumexp(scores))
+    smoothed = scores + (SMOOTHING if scale in ("vote", "sampled") else 1e-12)
+    return cast("Floats", np.log(smoothed / smoothed.sum(axis=1, keepdims=True)))
+
+
+def fit_calibrator(log_q: Floats, truth: NDArray[np.intp], folds: NDArray[np.intp] | None) -> tuple[Calibrator, Floats]:
+    """Choose the calibrator of lowest cross-fitted NLL and refit it on all cases.
+
+    Parameters
+    ----------
+    log_q : ndarray of shape (N, K)
+        Log-probabilities on held-out cases.
+    truth : ndarray of shape (N,)
+    folds : ndarray of shape (N,) or None
+        Fold of each case; None (too few groups) fits a temperature without choosing.
+
+    Returns
+    -------
+    calibrator : Calibrator
+    probs : ndarray of shape (N, K)
+        Cross-fitted: no row was calibrated by something fitted on it.
+    """
+    if folds is None:
+        only = _fit_temperature(log_q, truth)
+        return only, only.apply(log_q)
+    candidates = {
+        "none": lambda x, y: Calibrator(),
+        "temperature": _fit_temperature,
+        "vector": _fit_vector,
+    }
+    held_out: dict[str, Floats] = {}
+    for name, fit in candidates.items():
+        probs = np.empty_like(log_q)
+        for fold in np.unique(folds):
+            inside, outside = folds != fold, folds == fold
+            probs[outside] = fit(log_q[inside], truth[inside]).apply(log_q[outside])
+        held_out[name] = probs
+    losses = {name: _nll(probs, truth) for name, probs in held_out.items()}
+    # The simpler one wins ties and near-ties: a vector must earn its 2K numbers.
+    best = min(losses, key=lambda name: losses[name] * (1.02 if name == "vector" else 1.0))
+    fitted = candidates[best](log_q, truth)
+    return fitted.model_copy(update={"n": len(truth), "nll": losses[best]}), held_out[best]
+
+
+def _fit_temperature(log_q: Floats, truth: NDArray[np.intp]) -> Calibrator:
+    """Maximise the likelihood with a log-normal prior: T runs away where the cases hold no error."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_t: float) -> float:
+        z = log_q / np.exp(log_t)
+        return float(-(z - _logsumexp(z))[np.arange(len(truth)), truth].sum() + log_t**2 / (2 * PRIOR_SD**2))
+
+    found = minimize_scalar(loss, bounds=(-5, 5), method="bounded")
+    return Calibrator(kind="temperature", temperature=float(np.exp(found.x)))
+
+
+def _fit_vector(log_q: Floats, truth: NDArray[np.intp]) -> Calibrator:
+    """Fit a scale and a bias per label by L-BFGS, with a Gaussian prior around the identity."""
+    from scipy.optimize import minimize
+
+    n, k = log_q.shape
+    floor = np.maximum(log_q, -30.0)  # a zero probability would make its scale's gradient infinite
+    onehot = np.eye(k)[truth]
+
+    def loss(x: Floats) -> tuple[float, Floats]:
+        scale, bias = x[:k], x[k:]
+        z = floor * scale + bias
+        log_p = z - _logsumexp(z)
+        error = np.exp(log_p) - onehot
+        value = -(log_p * onehot).sum() + ((scale - 1) ** 2).sum() / 2 + (bias**2).sum() / 2
+        return float(value), np.concatenate([(error * floor).sum(0) + scale - 1, error.sum(0) + bias])
+
+    found = minimize(loss, np.concatenate([np.ones(k), np.zeros(k)]), jac=True, method="L-BFGS-B")
+    return Calibrator(kind="vector", scale=tuple(found.x[:k]), bias=tuple(found.x[k:]))
+
+
+class Calibrated:
+    """Wrapper: the agent's outcomes, calibrated by what was fitted for the look they belong to."""
+
+    def __init__(self, agent: Agent, calibrators: dict[int, Calibrator]) -> None:
+        self._agent = agent
+        self._calibrators = calibrators
+
+    @property
+    def name(self) -> str:
+        """The wrapped agent's name."""
+        return self._agent.name
+
+    async def predict(self, cases: Sequence[Case]) -> list[Outcome]:
+        """Judge a batch; see `Agent.predict`.
+
+        Raises
+        ------
+        NotFittedError
+            When a look was never calibrated.
+        """
+        return [self._calibrate(outcome) for outcome in await self._agent.predict(cases)]
+
+    def _calibrate(self, outcome: Outcome) -> Outcome:
+        if not isinstance(outcome, Prediction):
+            return outcome
+        calibrator = self._calibrators.get(outcome.look)
+        if calibrator is None:
+            raise NotFittedError(f"The agent {self.name!r} has no calibrator for look {outcome.look}.", "Run fit.")
+        probs = calibrator.apply(log_distribution(np.array([outcome.scores]), outcome.scale))[0]
+        return outcome.model_copy(update={"scale": "probability", "scores": tuple(probs.tolist())})
+
+
+def _logsumexp(z: Floats) -> Floats:
+    top = z.max(axis=1, keepdims=True)
+    return cast("Floats", top + np.log(np.exp(z - top).sum(axis=1, keepdims=True)))
+
+
+def _softmax(z: Floats) -> Floats:
+    return cast("Floats", np.exp(z - _logsumexp(z)))
+
+
+def _nll(probs: Floats, truth: NDArray[np.intp]) -> float:
+    return float(-np.log(np.maximum(probs[np.arange(len(truth)), truth], 1e-12)).mean())

@@ -1,0 +1,250 @@
+"""Images and texts to unit vectors, by any OpenCLIP model; owns the checkpoint's logit scale."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.agents.case import Frozen
+from secondlook.agents.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+Device = Literal["auto", "cpu", "cuda"]
+EMBEDDED = "leaf-tiny"
+
+
+def embedded_folder() -> Path:
+    """Folder of the OpenCLIP model that the package ships."""
+    import secondlook
+
+    return Path(next(iter(secondlook.__path__))) / "assets" / EMBEDDED
+
+
+class EncoderSpec(Frozen):
+    """Which encoder, by name: enough to load it again."""
+
+    model: str = EMBEDDED
+    """`leaf-tiny`, an OpenCLIP model name, or a folder with open_clip_config.json and its weights."""
+    pretrained: str | None = None
+    """For a model name: a tag OpenCLIP knows, or a checkpoint file. `random` gives seeded random weights, for timing."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder the model is loaded from, if it is."""
+        if self.model == EMBEDDED:
+            return embedded_folder()
+        path = Path(self.model.removeprefix("local-dir:"))
+        return path if self.model.startswith("local-dir:") or path.is_dir() else None
+
+
+class Encoder(Protocol):
+    """What the agents need of an encoder."""
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the same image could get another vector."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a vector."""
+        ...
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor on cosines before the softmax, as the checkpoint has it."""
+        ...
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """Return the model's input for one RGB image; thread-safe."""
+        ...
+
+    def encode(self, tensors: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+        """Encode preprocessed images to unit vectors of shape (N, D)."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode texts to unit vectors of shape (N, D)."""
+        ...
+
+
+class _Loaded(NamedTuple):
+    model: Any
+    preprocess: Any
+    device: Any
+    dtype: Any
+
+
+class OpenClipEncoder:
+    """An OpenCLIP model; loaded when first needed, so that a warm cache never loads it.
+
+    Parameters
+    ----------
+    spec : EncoderSpec
+        Which model and weights.
+    device : {"auto", "cpu", "cuda"}
+        `auto` takes the GPU where there is one. On a GPU the model runs in bfloat16.
+
+    Raises
+    ------
+    ConfigError
+        When the model, its weights or the device cannot be had.
+    """
+
+    def __init__(self, spec: EncoderSpec | None = None, device: Device = "auto") -> None:
+        self.spec = spec or EncoderSpec()
+        self._device = device
+        self._lock = threading.Lock()
+        self._loaded_once: _Loaded | None = None
+
+    @property
+    def _loaded(self) -> _Loaded:
+        with self._lock:  # decoding threads ask for the preprocessing at the same time
+            if self._loaded_once is None:
+                self._loaded_once = self._load()
+            return self._loaded_once
+
+    def _load(self) -> _Loaded:
+        import torch
+
+        logging.getLogger("root").setLevel(logging.WARNING)  # open_clip logs its loading steps on the root logger
+        import open_clip
+
+        if self._device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("No CUDA device is available.", "Use --device cpu, or --device auto.")
+        cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
+        device = torch.device("cuda" if cuda else "cpu")
+        dtype = torch.bfloat16 if cuda else torch.float32
+        name, pretrained = self._source()
+        if pretrained == "random":
+            torch.manual_seed(0)  # weights for timing only; the one place torch's global generator is set
+        try:
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                name,
+                pretrained=None if pretrained == "random" else pretrained,
+                precision="pure_bf16" if cuda else "fp32",
+                device=device,
+            )
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"The encoder {self.spec.model!r} (weights: {self.spec.pretrained}) cannot be loaded: {error}",
+                "Give an OpenCLIP name with --pretrained TAG or FILE, or a folder with open_clip_config.json.",
+            ) from error
+        return _Loaded(model.eval().requires_grad_(False), preprocess, device, dtype)
+
+    def _source(self) -> tuple[str, str | None]:
+        folder = self.spec.folder
+        if folder is None:
+            if self.spec.pretrained is None:
+                raise ConfigError(
+                    f"The encoder {self.spec.model!r} has no weights: it is not a folder and no --pretrained is given.",
+                    "Add --pretrained TAG or FILE (or `random`, for timing only).",
+                )
+            return self.spec.model, self.spec.pretrained
+        if not (folder / "open_clip_config.json").is_file():
+            raise ConfigError(
+                f"{folder} holds no open_clip_config.json.",
+                "Give a folder as OpenCLIP saves it, or the name of an OpenCLIP model.",
+            )
+        return f"local-dir:{folder}", None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of name, configuration and weights, and the arithmetic they run in."""
+        sha = hashlib.sha256(b"preprocess 1;")
+        folder, weights = self.spec.folder, self.spec.pretrained
+        self._source()
+        if folder is not None:
+            for path in sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".bin", ".pt"}):
+                sha.update(path.name.encode() + _file_digest(path))
+        elif weights is not None and Path(weights).is_file():
+            sha.update(self.spec.model.encode() + _file_digest(Path(weights)))
+        elif weights == "random":
+            sha.update(f"{self.spec.model};random;0".encode())
+        else:
+            sha.update(self.spec.model.encode())
+            for name, tensor in sorted(self._loaded.model.state_dict().items()):
+                sha.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+        return sha.hexdigest()[:16] + ("" if self._dtype_name == "float32" else f"-{self._dtype_name}")
+
+    @cached_property
+    def _dtype_name(self) -> str:
+        if self._device == "cpu":
+            return "float32"
+        import torch
+
+        return "bfloat16" if torch.cuda.is_available() else "float32"
+
+    @cached_property
+    def dim(self) -> int:
+        """D, the length of a vector."""
+        return int(self.encode_texts(["a"]).shape[1])
+
+    @cached_property
+    def logit_scale(self) -> float:
+        """The factor on cosines before the softmax, as the checkpoint has it."""
+        return float(self._loaded.model.logit_scale.exp())
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """Return the model's input for one RGB image, by the checkpoint's own preprocessing.
+
+        Returns
+        -------
+        Tensor of shape (3, H, W)
+        """
+        return cast("torch.Tensor", self._loaded.preprocess(image))
+
+    def encode(self, tensors: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+        """Encode preprocessed images.
+
+        Returns
+        -------
+        ndarray of shape (N, D)
+            Unit vectors.
+        """
+        import torch
+
+        model, _, device, dtype = self._loaded
+        batch = torch.stack(list(tensors))
+        if device.type == "cuda":
+            batch = batch.pin_memory()
+        with torch.inference_mode():
+            vectors = model.encode_image(batch.to(device, dtype, non_blocking=True), normalize=True)
+        return _unit(vectors.float().cpu().numpy())
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode texts.
+
+        Returns
+        -------
+        ndarray of shape (N, D)
+            Unit vectors.
+        """
+        import open_clip
+        import torch
+
+        tokens = open_clip.get_tokenizer(self._source()[0])(list(texts))
+        with torch.inference_mode():
+            vectors = self._loaded.model.encode_text(tokens.to(self._loaded.device), normalize=True)
+        return _unit(vectors.float().cpu().numpy())
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return cast("NDArray[np.float32]", vectors / np.maximum(norm, 1e-12))
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -1,0 +1,42 @@
+"""Folds for cross-fitting: no group on both sides, labels spread evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def grouped_folds(
+    truth: NDArray[np.intp], groups: Sequence[str], rng: np.random.Generator, most: int = 5
+) -> NDArray[np.intp] | None:
+    """Assign each case to a fold.
+
+    Parameters
+    ----------
+    truth : ndarray of shape (N,)
+        Label indices.
+    groups : sequence of str
+        N group names.
+    rng : numpy.random.Generator
+        Shuffles.
+    most : int
+        Largest number of folds; fewer where a label has fewer groups.
+
+    Returns
+    -------
+    ndarray of shape (N,) or None
+        Fold of each case; None where a label has only one group, so that no fold can be made.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    names = np.asarray(groups)
+    fewest = min(len(np.unique(names[truth == label])) for label in np.unique(truth))
+    if fewest < 2:
+        return None
+    splitter = StratifiedGroupKFold(min(most, fewest), shuffle=True, random_state=int(rng.integers(2**31)))
+    folds = np.zeros(len(truth), dtype=np.intp)
+    for number, (_, held_out) in enumerate(splitter.split(np.zeros(len(truth)), truth, names)):
+        folds[held_out] = number
+    return folds
