@@ -100,7 +100,7 @@ def half_width(blade: Blade, u: Floats, side: Floats) -> Floats:
     --------
     >>> width = half_width(Blade(teeth=0), np.array([-2.0, 0.0, 2.0], np.float32), np.zeros(3, np.float32))
     >>> [round(float(w), 2) for w in width]
-    [0.0, 0.58, 0.0]
+    [0.0, 0.59, 0.0]
     """
     t = np.clip((u + 1) / 2, 0, 1)
     peak = blade.base / (blade.base + blade.tip)

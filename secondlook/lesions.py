@@ -12,7 +12,7 @@ from secondlook.blades import Blade, Painted, Pose, half_width
 
 LesionKind = Literal["blotch", "frogeye", "rust", "scab", "scorch"]
 """blotch: brown dead tissue at the edge; frogeye: round, tan centre, brown ring, purple margin (black rot); rust:
-small, orange, red border, yellow halo; scab: olive-brown velvet without a sharp edge; scorch: purple-red, without a centre."""
+small, orange, red border, yellow halo; scab: olive-brown velvet without a sharp edge; scorch: purple-red, no centre."""
 
 
 class Lesion(NamedTuple):
