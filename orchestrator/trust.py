@@ -1,0 +1,110 @@
+"""Trust: the calibrated probability that the belief's top label is right, for this case."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.agents.case import Frozen
+
+Floats = NDArray[np.float64]
+FEATURES = ("top", "margin", "agreement", "typicality")
+"""Log-odds of the top label; log-ratio of the two best; mean log-probability the agents give the top label;
+log typicality. Trust never falls when one of them rises."""
+SHRINKAGE = 8.0
+"""Pull of the coefficients towards (0; 1, 0, 0, 0), where trust is the belief's own top probability."""
+LIMIT = 1e-6
+
+
+def features(belief: Floats, probs: Floats, typicality: Floats) -> Floats:
+    """Compute what trust rests on.
+
+    Parameters
+    ----------
+    belief : ndarray of shape (N, K)
+    probs : ndarray of shape (M, N, K)
+        The fused agents' calibrated distributions, nan for failures.
+    typicality : ndarray of shape (N,)
+        In (0, 1].
+
+    Returns
+    -------
+    ndarray of shape (N, 4)
+        In the order of `FEATURES`; rows of nan where nobody answered.
+    """
+    ordered = np.sort(belief, axis=1)
+    first, second = np.clip(ordered[:, -1], LIMIT, 1 - LIMIT), np.maximum(ordered[:, -2], LIMIT)
+    top = np.nan_to_num(belief).argmax(axis=1)
+    given = np.maximum(probs[:, np.arange(len(top)), top], 1e-3)
+    answered = ~np.isnan(given)
+    agreement = np.where(answered, np.log(np.where(answered, given, 1.0)), 0.0).sum(0) / np.maximum(answered.sum(0), 1)
+    x = np.stack([np.log(first / (1 - first)), np.log(first / second), agreement, np.log(typicality)], axis=1)
+    x[np.isnan(belief).any(axis=1)] = np.nan
+    return cast("Floats", x)
+
+
+class Trust(Frozen):
+    """A logistic model of the features with non-negative coefficients, so that it is monotone in each."""
+
+    intercept: float = 0.0
+    coefficients: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    n: int = 0
+    """Held-out cases it was fitted on."""
+    n_wrong: int = 0
+    """How many of them the belief got wrong."""
+
+    def of(self, x: Floats) -> Floats:
+        """Trust of shape (N,) for features of shape (N, 4); 0 where nobody answered."""
+        known = ~np.isnan(x).any(axis=1)
+        trust = np.zeros(len(x))
+        z = self.intercept + x[known] @ np.array(self.coefficients)
+        trust[known] = 1 / (1 + np.exp(-np.clip(z, -500, 500)))
+        return trust
+
+
+def fit_trust(x: Floats, right: NDArray[np.bool_], folds: NDArray[np.intp] | None) -> tuple[Trust, Floats]:
+    """Fit on held-out cases.
+
+    Parameters
+    ----------
+    x : ndarray of shape (N, 4)
+        Features of cross-fitted beliefs.
+    right : ndarray of shape (N,)
+        Whether the belief's top label is the truth.
+    folds : ndarray of shape (N,) or None
+
+    Returns
+    -------
+    trust : Trust
+        Fitted on all cases.
+    held_out : ndarray of shape (N,)
+        Cross-fitted trust of the same cases.
+    """
+    model = _fit(x, right)
+    if folds is None:
+        return model, model.of(x)
+    held_out = np.zeros(len(x))
+    for fold in np.unique(folds):
+        inside, outside = folds != fold, folds == fold
+        held_out[outside] = _fit(x[inside], right[inside]).of(x[outside])
+    return model, held_out
+
+
+def _fit(x: Floats, right: NDArray[np.bool_]) -> Trust:
+    from scipy.optimize import minimize
+
+    known = ~np.isnan(x).any(axis=1)
+    x, y = x[known], right[known].astype(np.float64)
+    start = np.array([0.0, 1.0, 0.0, 0.0, 0.0])
+
+    def loss(c: Floats) -> tuple[float, Floats]:
+        z = c[0] + x @ c[1:]
+        value = np.logaddexp(0, z).sum() - (y * z).sum() + SHRINKAGE * ((c - start) ** 2).sum()
+        error = 1 / (1 + np.exp(-np.clip(z, -500, 500))) - y
+        return float(value), np.concatenate([[error.sum()], error @ x]) + 2 * SHRINKAGE * (c - start)
+
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(None, None)] + [(0.0, None)] * 4)
+    c = found.x.tolist()
+    return Trust(intercept=c[0], coefficients=(c[1], c[2], c[3], c[4]), n=len(y), n_wrong=int(len(y) - y.sum()))
