@@ -37,7 +37,7 @@ _UPRIGHT = {
 }
 # What Pillow raises on damaged files, found by corrupting files of every format at random (see the tests).
 _DAMAGE = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError, MemoryError,
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError,
     struct.error, zlib.error, Image.DecompressionBombError, Warning,
 )  # fmt: skip
 
@@ -54,18 +54,18 @@ def opened(data: bytes) -> Image.Image:
     Raises
     ------
     ImageError
-        Where there are no bytes, or they are of no such format.
+        Where there are no bytes, or they are of no such format, or damaged.
     """
     if not data:
         raise ImageError("is empty (0 bytes).")
     Image.init()
     for name in FORMATS:
         factory, accept = Image.OPEN[name]
-        if accept is None or accept(data[:16]) is True:
+        if accept is not None and accept(data[:16]) is True:
             try:
                 return factory(io.BytesIO(data), "")
-            except _DAMAGE:
-                continue
+            except _DAMAGE as error:
+                raise ImageError(f"starts as {name} does, but is damaged or cut short ({error}).") from error
     raise ImageError(f"is not an image that can be read ({', '.join(FORMATS)} can).")
 
 
