@@ -96,6 +96,7 @@ def choose_threshold(
     Angelopoulos et al. (2021), Learn then Test, https://arxiv.org/abs/2110.01052.
     """
     unit = np.unique(np.asarray(groups), return_inverse=True)[1]
+    single = bool(np.bincount(unit).max() == 1)
     needed = units_needed(gate.target_risk, gate.delta)
     chosen = gate.model_copy(update={"threshold": None, "needed": needed})
     for threshold in GRID:
@@ -103,7 +104,7 @@ def choose_threshold(
         losses = group_losses(unit, accepted, wrong)
         if len(losses) < needed:
             continue
-        p = risk_p_value(losses, gate.target_risk)
+        p = risk_p_value(losses, gate.target_risk, exact=single)
         if p > gate.delta:
             break
         chosen = chosen.model_copy(
@@ -138,15 +139,17 @@ def group_losses(unit: NDArray[np.intp], accepted: NDArray[np.bool_], wrong: NDA
     return cast("Floats", lost[taken > 0] / taken[taken > 0])
 
 
-def risk_p_value(losses: Floats, target: float) -> float:
+def risk_p_value(losses: Floats, target: float, *, exact: bool) -> float:
     """P-value of "the mean loss exceeds the target".
-
-    Exact binomial where every loss is 0 or 1, Hoeffding-Bentkus for losses in [0, 1] otherwise.
 
     Parameters
     ----------
     losses : ndarray of shape (n,)
+        In [0, 1].
     target : float
+    exact : bool
+        Whether every unit is one case, so that losses can only be 0 or 1: the binomial test is then exact.
+        Otherwise the Hoeffding-Bentkus bound.
 
     References
     ----------
@@ -155,7 +158,7 @@ def risk_p_value(losses: Floats, target: float) -> float:
     from scipy.stats import binom
 
     n, mean = len(losses), float(losses.mean())
-    if np.isin(losses, (0.0, 1.0)).all():
+    if exact:
         return float(binom.cdf(round(losses.sum()), n, target))
     if mean >= target:
         return 1.0

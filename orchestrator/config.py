@@ -1,0 +1,44 @@
+"""The one frozen configuration of a fit; its digest is in every verdict's model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from secondlook.agents.case import Frozen
+from secondlook.agents.encoder import EncoderSpec
+from secondlook.agents.errors import ConfigError
+from secondlook.agents.photo import VIEWS
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Config(Frozen):
+    """What a person chooses; everything else is measured."""
+
+    encoder: EncoderSpec = EncoderSpec()
+    templates: str = "clip_templates.txt"
+    """A packaged prompt file, or a path: one template a line, with {} for the description."""
+    neighbours: Annotated[int, Field(ge=1, le=1000)] = 10
+    """k, labelled images retrieved for a second look."""
+    views: tuple[str, ...] = ("zoom",)
+    """Crops that the agents look at on a second look, beside the whole image."""
+    target_risk: Share = 0.05
+    """Error rate among accepted cases that the gate promises not to exceed."""
+    delta: Share = 0.1
+    """Chance, over draws of the calibration cases, that the promise fails."""
+    stranger_limit: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of one's own images that may be sent to review for being unusual; 0 switches the check off."""
+    set_level: Share = 0.9
+    """Coverage of the prediction sets."""
+    second_look: bool = True
+    """False never looks again. True looks again where `fit` measured that it helps."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _known_views(self) -> Self:
+        unknown = sorted(set(self.views) - set(VIEWS))
+        if unknown:
+            raise ConfigError(f"There is no view {unknown}.", f"The views are {', '.join(VIEWS)}.")
+        return self

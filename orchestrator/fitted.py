@@ -1,0 +1,199 @@
+"""The model folder: everything `fit` learned, as JSON, safetensors and the index; never a pickle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from secondlook.agents.calibration import Calibrator
+from secondlook.agents.case import Frozen, Task, digest_of
+from secondlook.agents.clip_head import LinearHead
+from secondlook.agents.clip_zero_shot import TextClassifier
+from secondlook.agents.errors import ConfigError
+from secondlook.agents.typicality import StrangerScores, Typicality
+from secondlook.orchestrator.config import Config
+from secondlook.orchestrator.fusion import Pool
+from secondlook.orchestrator.gate import Gate
+from secondlook.orchestrator.track_record import FlipLedger, TrackRecord
+from secondlook.orchestrator.trust import Trust
+
+FORMAT = 1
+MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER = "model.json", "arrays.safetensors", "fitted_on.txt", "index"
+
+
+class Split(Frozen):
+    """The cases of a split, by number and digest."""
+
+    n: int
+    n_groups: int
+    digest: str
+
+
+class Model(Frozen):
+    """The numbers of a fit. Arrays and index lie beside it."""
+
+    format: int = FORMAT
+    task: Task
+    config: Config
+    encoder_digest: str
+    prompt_sha256: str
+    splits: dict[str, Split]
+    calibrators: dict[str, dict[int, Calibrator]]
+    """By agent and look."""
+    pools: dict[int, Pool]
+    """By look."""
+    trusts: dict[int, Trust]
+    """By look."""
+    gate: Gate
+    second_look: bool
+    """Whether second looks are taken: configured, and measured to help."""
+    ledger: FlipLedger
+    records: tuple[TrackRecord, ...]
+    notes: tuple[str, ...] = ()
+    """What fit decided, in sentences."""
+    versions: dict[str, str]
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes with anything that was learned or configured."""
+        return digest_of(self)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The arrays of a fit."""
+
+    classifier: TextClassifier
+    head: LinearHead
+    strangers: StrangerScores
+    typicality: Typicality
+
+
+def save_model(folder: Path, model: Model, arrays: Arrays, seen: set[str]) -> None:
+    """Write a model folder's files; the index is already there.
+
+    Parameters
+    ----------
+    folder : Path
+        Exists.
+    model : Model
+    arrays : Arrays
+    seen : set of str
+        Digests of every image that fit used; later runs refuse to score them unnoticed.
+    """
+    from safetensors.numpy import save_file
+
+    a = arrays
+    tensors = {
+        "classifier.vectors": a.classifier.vectors,
+        "classifier.negatives": a.classifier.negatives,
+        "classifier.logit_scale": np.array(a.classifier.logit_scale),
+        "head.weights": a.head.weights,
+        "head.bias": a.head.bias,
+        "head.strength": np.array(a.head.strength),
+        "strangers.means": a.strangers.means,
+        "strangers.whitener": a.strangers.whitener,
+        "strangers.train": a.strangers.train,
+        "typicality.reference": a.typicality.reference,
+        "typicality.smallest": a.typicality.smallest,
+    }
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / ARRAYS_FILE)
+    (folder / SEEN_FILE).write_text("".join(f"{digest}\n" for digest in sorted(seen)), encoding="utf-8")
+    (folder / MODEL_FILE).write_text(model.model_dump_json(indent=1), encoding="utf-8")
+
+
+def load_model(folder: Path) -> tuple[Model, Arrays]:
+    """Read a model folder.
+
+    Raises
+    ------
+    ConfigError
+        When it is missing, incomplete, or from another version.
+    """
+    path = folder / MODEL_FILE
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} is not a model folder: it holds no {MODEL_FILE}.",
+            "Make one with: secondlook fit DATA --out FOLDER",
+        )
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            written = found.get("format") if isinstance(found, dict) else None
+            raise ConfigError(
+                f"{folder} was written in format {written}; this version reads format {FORMAT}.",
+                "Run fit again with this version.",
+            )
+        return Model.model_validate(found), _load_arrays(folder / ARRAYS_FILE)
+    except (ValidationError, ValueError, KeyError, OSError) as error:
+        raise ConfigError(
+            f"{folder} cannot be read as a model folder: {_first_line(error)}.", "It is damaged; run fit again."
+        ) from error
+
+
+def load_seen(folder: Path) -> set[str]:
+    """Digests of the images that a model folder was fitted on."""
+    return set((folder / SEEN_FILE).read_text(encoding="utf-8").split())
+
+
+def _load_arrays(path: Path) -> Arrays:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        t: dict[str, NDArray] = load_file(path)  # type: ignore[type-arg]
+    except SafetensorError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    classifier = TextClassifier(t["classifier.vectors"], t["classifier.negatives"], float(t["classifier.logit_scale"]))
+    return Arrays(
+        classifier=classifier,
+        head=LinearHead(t["head.weights"], t["head.bias"], float(t["head.strength"])),
+        strangers=StrangerScores(t["strangers.means"], t["strangers.whitener"], t["strangers.train"], classifier),
+        typicality=Typicality(t["typicality.reference"], t["typicality.smallest"]),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextmanager
+def fresh_folder(final: Path) -> Iterator[Path]:
+    """Write a model folder beside its final place and put it there whole, so that a kill leaves no half of one.
+
+    Yields
+    ------
+    Path
+        The folder to write into.
+
+    Raises
+    ------
+    ConfigError
+        When the place is taken by something that is not a model folder, or cannot be written.
+    """
+    empty = final.is_dir() and not any(final.iterdir())
+    if final.exists() and not empty and not (final / MODEL_FILE).is_file():
+        raise ConfigError(f"{final} exists and is not a model folder.", "Choose another --out.")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    except OSError as error:
+        raise ConfigError(f"{final} cannot be written: {error}.", "Choose a writable --out.") from error
+    try:
+        yield temporary
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.chmod(0o755)
+        temporary.rename(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

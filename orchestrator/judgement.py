@@ -1,0 +1,101 @@
+"""The judgement of a batch at one look: belief, trust and what the gate decides, as one pure function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.orchestrator.fusion import Pool
+from secondlook.orchestrator.gate import Gate
+from secondlook.orchestrator.trust import Trust, features
+from secondlook.orchestrator.verdict import Reason
+
+Floats = NDArray[np.float64]
+Decision = Literal["accept", "look_again", "review"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was concluded for N cases.
+
+    Attributes
+    ----------
+    belief : ndarray of shape (N, K)
+    trust : ndarray of shape (N,)
+    decisions : tuple of N decisions
+    reasons : tuple of N reasons
+        Of a decision to look again, the reason it was not accepted.
+    """
+
+    belief: Floats
+    trust: Floats
+    decisions: tuple[Decision, ...]
+    reasons: tuple[Reason, ...]
+
+
+def judge(pool: Pool, trust: Trust, gate: Gate, probs: Floats, typicality: Floats, *, may_look_again: bool) -> Judgement:
+    """Fuse, trust, decide.
+
+    Parameters
+    ----------
+    pool, trust, gate
+        What was fitted for this look.
+    probs : ndarray of shape (M, N, K)
+        Calibrated distributions in the pool's order, nan for failures.
+    typicality : ndarray of shape (N,)
+        nan where the image has no embedding.
+    may_look_again : bool
+        Whether a further look is left.
+    """
+    belief = pool.fuse(probs)
+    typical = np.nan_to_num(typicality, nan=1.0)
+    scores = trust.of(features(belief, probs, typical))
+    unknown = np.isnan(belief).any(axis=1)
+    strangers = gate.strangers(typical)
+    accepted = gate.accepts(scores, typical) & ~unknown
+    decisions: list[Decision] = []
+    reasons: list[Reason] = []
+    for i in range(len(belief)):
+        reason = _reason(bool(unknown[i]), bool(strangers[i]), bool(accepted[i]), gate)
+        reasons.append(reason)
+        if reason == "trusted":
+            decisions.append("accept")
+        elif may_look_again and reason in ("low_trust", "no_threshold"):
+            decisions.append("look_again")
+        else:
+            decisions.append("review")
+    return Judgement(belief, scores, tuple(decisions), tuple(reasons))
+
+
+def _reason(unknown: bool, stranger: bool, accepted: bool, gate: Gate) -> Reason:
+    if unknown:
+        return "no_outcome"
+    if stranger:
+        return "stranger"
+    if accepted:
+        return "trusted"
+    return "no_threshold" if gate.threshold is None else "low_trust"
+
+
+def explain(reason: Reason, decision: Decision, gate: Gate, trust: float, typicality: float, errors: str) -> str:
+    """Say in a sentence, with its numbers, why the gate decided so."""
+    after = ", so it is looked at again" if decision == "look_again" else ""
+    match reason:
+        case "trusted":
+            return f"Trust {trust:.3f} reaches the {gate.threshold:.3f} that holds the error under {gate.target_risk:.0%}."
+        case "low_trust":
+            return f"Trust {trust:.3f} is below the {gate.threshold:.3f} that is needed{after}."
+        case "no_threshold":
+            return f"No threshold can promise an error under {gate.target_risk:.0%}{after or ', so nothing is accepted'}."
+        case "stranger":
+            return (
+                f"Unlike what the model was fitted on: only {typicality:.1%} of its own held-out images are as unusual "
+                f"(limit {gate.stranger_limit:.1%})."
+            )
+        case "no_outcome":
+            return f"No agent could answer: {errors}"
+        case _:
+            assert_never(reason)

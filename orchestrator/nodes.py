@@ -1,0 +1,169 @@
+"""The nodes of the graph: state in, a pure stage, part of the state out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+
+from secondlook.agents.base import Agent
+from secondlook.agents.case import Case, Evidence
+from secondlook.agents.embedder import Embedder
+from secondlook.agents.errors import ImageError, RetrievalError
+from secondlook.agents.prediction import Outcome
+from secondlook.orchestrator.fitted import Arrays, Model
+from secondlook.orchestrator.judgement import Decision, Judgement, explain, judge
+from secondlook.orchestrator.panel import ask, opinion, stack
+from secondlook.orchestrator.verdict import LookTrail, Verdict
+from secondlook.retrieval.search import Searcher
+
+
+class State(TypedDict):
+    """A micro-batch on its way; every value is replaced, never changed."""
+
+    cases: tuple[Case, ...]
+    """All N cases; those that look again carry evidence."""
+    look: int
+    pending: tuple[int, ...]
+    """Indices of the cases this look is for."""
+    typicality: tuple[float, ...]
+    """nan where an image cannot be read."""
+    outcomes: dict[int, dict[str, Outcome]]
+    """By case and column, all looks together."""
+    trails: dict[int, tuple[LookTrail, ...]]
+    verdicts: dict[int, Verdict]
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """What the nodes work with.
+
+    Attributes
+    ----------
+    model : Model
+    arrays : Arrays
+    embedder : Embedder
+        Shared with the agents.
+    panels : dict of int to sequence of Agent
+        The calibrated agents of each look.
+    searcher : Searcher or None
+        None where second looks are off.
+    """
+
+    model: Model
+    arrays: Arrays
+    embedder: Embedder
+    panels: dict[int, Sequence[Agent]]
+    searcher: Searcher | None
+
+    async def place(self, state: State) -> dict[str, object]:
+        """Measure how typical each image is."""
+        found = self.embedder.embed([case.photo for case in state["cases"]])
+        typicality = np.full(len(state["cases"]), np.nan)
+        if found.ok.size:
+            scores = self.arrays.strangers.of(found.vectors[found.ok])
+            typicality[found.ok] = self.arrays.typicality.of(scores)
+        return {"typicality": tuple(typicality.tolist())}
+
+    async def ask(self, state: State) -> dict[str, object]:
+        """Ask this look's panel about the pending cases."""
+        pending = state["pending"]
+        answers = await ask(self.panels[state["look"]], [state["cases"][i] for i in pending])
+        outcomes = dict(state["outcomes"])
+        for position, i in enumerate(pending):
+            outcomes[i] = outcomes.get(i, {}) | {name: row[position] for name, row in answers.items()}
+        return {"outcomes": outcomes}
+
+    async def judge(self, state: State) -> dict[str, object]:
+        """Fuse, trust and decide; cases that are decided get their verdict."""
+        look, pending = state["look"], state["pending"]
+        pool = self.model.pools[look]
+        rows = {name: [state["outcomes"][i][name] for i in pending] for name in pool.agents}
+        probs = stack(rows, pool.agents, len(self.model.task.labels))
+        typicality = np.array([state["typicality"][i] for i in pending])
+        may_look_again = look == 1 and self.searcher is not None
+        found = judge(
+            pool, self.model.trusts[look], self.model.gate, probs, typicality, may_look_again=may_look_again
+        )
+        sets = self.model.gate.prediction_sets(found.belief)
+        trails, verdicts = dict(state["trails"]), dict(state["verdicts"])
+        for row, i in enumerate(pending):
+            trail = self._trail(state, i, look, found, row)
+            trails[i] = (*trails.get(i, ()), trail)
+            if trail.decision != "look_again":
+                inside = tuple(x for x, member in zip(self.model.task.labels, sets[row], strict=True) if member)
+                verdicts[i] = self._verdict(state, i, found, row, trails[i], inside)
+        again: tuple[Decision, ...] = found.decisions
+        left = tuple(i for row, i in enumerate(pending) if again[row] == "look_again")
+        return {"trails": trails, "verdicts": verdicts, "pending": left}
+
+    async def gather(self, state: State) -> dict[str, object]:
+        """Retrieve labelled neighbours for the pending cases and put them into the cases."""
+        assert self.searcher is not None
+        pending = state["pending"]
+        cases = list(state["cases"])
+        # Pending cases were judged, so their images have embeddings, remembered from the first look.
+        vectors = self.embedder.embed([cases[i].photo for i in pending]).vectors
+        try:
+            found = self.searcher.search(vectors, [cases[i] for i in pending])
+        except RetrievalError:
+            found = [()] * len(pending)  # the vote then reports a failure for these cases; the others still look
+        for i, neighbours in zip(pending, found, strict=True):
+            evidence = Evidence(neighbours=neighbours, views=self.model.config.views)
+            cases[i] = cases[i].model_copy(update={"evidence": evidence})
+        return {"cases": tuple(cases), "look": state["look"] + 1}
+
+    def _trail(self, state: State, i: int, look: int, found: Judgement, row: int) -> LookTrail:
+        pool, gate = self.model.pools[look], self.model.gate
+        labels = self.model.task.labels
+        opinions = tuple(opinion(state["outcomes"][i][name], labels) for name in pool.agents)
+        errors = "; ".join(dict.fromkeys(o.error for o in opinions if o.error))
+        decision, reason = found.decisions[row], found.reasons[row]
+        known = reason != "no_outcome"
+        trust = float(found.trust[row])
+        return LookTrail(
+            look=look,
+            opinions=opinions,
+            fused_by=pool.fused_by,
+            probs=tuple(found.belief[row].tolist()) if known else None,
+            trust=trust if known else None,
+            threshold=gate.threshold,
+            decision=decision,
+            why=explain(reason, decision, gate, trust, state["typicality"][i], errors),
+        )
+
+    def _verdict(
+        self, state: State, i: int, found: Judgement, row: int, trail: tuple[LookTrail, ...], inside: tuple[str, ...]
+    ) -> Verdict:
+        case, last, labels = state["cases"][i], trail[-1], self.model.task.labels
+        top = None if last.probs is None else int(np.argmax(last.probs))
+        typicality = state["typicality"][i]
+        assert last.decision != "look_again"
+        return Verdict(
+            id=case.id,
+            path=str(case.photo.path) if case.photo.path else None,
+            digest=_digest(case),
+            group=case.group,
+            labels=labels,
+            label=None if top is None else labels[top],
+            confidence=None if top is None or last.probs is None else last.probs[top],
+            probs=last.probs,
+            prediction_set=inside,
+            action=last.decision,
+            reason=found.reasons[row],
+            why=last.why,
+            trust=last.trust,
+            typicality=None if np.isnan(typicality) else typicality,
+            looks=trail,
+            evidence=case.evidence.neighbours if case.evidence else (),
+            model=self.model.digest,
+        )
+
+
+def _digest(case: Case) -> str | None:
+    try:
+        return case.photo.digest
+    except ImageError:
+        return None

@@ -1,0 +1,74 @@
+"""A panel: the agents of one look, asked together, and their outcomes as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import anyio
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.agents.base import Agent
+from secondlook.agents.case import Case
+from secondlook.agents.prediction import Failure, Outcome
+from secondlook.orchestrator.verdict import Opinion
+
+Outcomes = Mapping[str, Sequence[Outcome]]
+"""By column, one outcome per case."""
+
+
+def column(agent: str, look: int) -> str:
+    """Name of an agent's answers at a look: `linear-head`, then `linear-head@2`."""
+    return agent if look == 1 else f"{agent}@{look}"
+
+
+async def ask(agents: Sequence[Agent], cases: Sequence[Case]) -> dict[str, list[Outcome]]:
+    """Ask every agent of a panel at the same time; outcomes in panel order.
+
+    Parameters
+    ----------
+    agents : sequence of Agent
+    cases : sequence of Case
+        All of one look.
+
+    Returns
+    -------
+    dict of str to list of Outcome
+        By column.
+    """
+    if not cases:
+        return {}
+    answers: dict[str, list[Outcome]] = {column(agent.name, cases[0].look): [] for agent in agents}
+
+    async def one(agent: Agent) -> None:
+        answers[column(agent.name, cases[0].look)] = await agent.predict(cases)
+
+    async with anyio.create_task_group() as tasks:
+        for agent in agents:
+            tasks.start_soon(one, agent)
+    return answers
+
+
+def stack(outcomes: Outcomes, columns: Sequence[str], n_labels: int) -> NDArray[np.float64]:
+    """Distributions of shape (M, N, K) of the named columns; rows of nan for failures."""
+    n = len(outcomes[columns[0]])
+    probs = np.full((len(columns), n, n_labels), np.nan)
+    for m, name in enumerate(columns):
+        for i, outcome in enumerate(outcomes[name]):
+            if not isinstance(outcome, Failure):
+                probs[m, i] = outcome.scores
+    return probs
+
+
+def opinion(outcome: Outcome, labels: Sequence[str]) -> Opinion:
+    """Bring an outcome into the form of a trail."""
+    if isinstance(outcome, Failure):
+        return Opinion(agent=outcome.agent, look=outcome.look, error=outcome.error)
+    top = outcome.top
+    return Opinion(
+        agent=outcome.agent,
+        look=outcome.look,
+        label=labels[top],
+        confidence=outcome.scores[top],
+        probs=outcome.scores,
+    )

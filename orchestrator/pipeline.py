@@ -1,0 +1,93 @@
+"""The pipeline: cases in, verdicts out, in order, reading ahead of the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Self, cast
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from secondlook.agents.case import Case
+from secondlook.agents.embedder import Embedder
+from secondlook.orchestrator.graph import compile_graph, initial_state
+from secondlook.orchestrator.nodes import Nodes
+from secondlook.orchestrator.verdict import Verdict
+
+RECURSION_LIMIT = 25
+
+
+class Pipeline:
+    """A fitted model, ready to judge.
+
+    Parameters
+    ----------
+    nodes : Nodes
+    batch_size : int
+        Cases of a micro-batch; at most two of them are in memory.
+    """
+
+    def __init__(self, nodes: Nodes, batch_size: int = 64) -> None:
+        self.model = nodes.model
+        self.batch_size = batch_size
+        self._embedder = nodes.embedder
+        self._graph = compile_graph(nodes)
+
+    @property
+    def embedder(self) -> Embedder:
+        """What the agents share; counts the images it encoded."""
+        return self._embedder
+
+    async def judge(self, cases: Iterable[Case]) -> list[Verdict]:
+        """Judge one batch.
+
+        Returns
+        -------
+        list of Verdict
+            In the order of the cases.
+        """
+        batch = list(cases)
+        if not batch:
+            return []
+        final = await self._graph.ainvoke(initial_state(batch), {"recursion_limit": RECURSION_LIMIT})
+        verdicts = cast("dict[int, Verdict]", final["verdicts"])
+        return [verdicts[i] for i in range(len(batch))]
+
+    def stream(self, cases: Iterable[Case]) -> Iterator[Verdict]:
+        """Judge any number of cases in constant memory; also from within a running event loop.
+
+        While a batch is judged, threads read, decode and preprocess the next.
+
+        Yields
+        ------
+        Verdict
+            In the order of the cases.
+        """
+        rest = iter(cases)
+
+        def prepared() -> list[Case]:
+            batch = list(islice(rest, self.batch_size))
+            self._embedder.prepare([case.photo for case in batch])
+            return batch
+
+        with start_blocking_portal() as portal, ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
+            coming: Future[list[Case]] = ahead.submit(prepared)
+            while batch := coming.result():
+                coming = ahead.submit(prepared)
+                yield from self._judge_blocking(portal, batch)
+                for case in batch:
+                    case.photo.release()
+
+    def _judge_blocking(self, portal: BlockingPortal, batch: list[Case]) -> list[Verdict]:
+        return portal.call(self.judge, batch)
+
+    def close(self) -> None:
+        """End the threads and close the cache."""
+        self._embedder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
