@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -50,12 +50,44 @@ def draw_foreign_leaf(rng: np.random.Generator, size: int = 256, kind: ForeignKi
         kind = kinds[rng.choice(len(kinds), p=shares / shares.sum())]
     light = draw_light(rng)
     canvas = draw_backdrop(rng, size)
-    disease = str(rng.choice(_DISEASES))
-    shadow = float(rng.uniform(0.1, 0.85))
+    return develop(paint_foreign_leaf(canvas, kind, light, rng).canvas, light, rng)
+
+
+class ForeignLeaf(NamedTuple):
+    """A canvas with a plant on it."""
+
+    canvas: Floats
+    """Red, green and blue in [0, 1], (H, W, 3)."""
+    cover: Floats
+    """Share of each pixel covered by the plant, (H, W)."""
+    colour: tuple[float, float, float]
+    """Of the sound blade in even light."""
+
+
+def paint_foreign_leaf(canvas: Floats, kind: ForeignKind, light: Light, rng: np.random.Generator) -> ForeignLeaf:
+    """Paint the leaf or leaves of another plant onto a canvas, healthy or with any disease.
+
+    Parameters
+    ----------
+    canvas : ndarray of shape (H, H, 3)
+        What lies below; not changed.
+    kind : ForeignKind
+        The plant.
+    light : Light
+        Where the light comes from.
+    rng : numpy.random.Generator
+        Draws the blade, the layout, the disease and the shadow.
+
+    Returns
+    -------
+    ForeignLeaf
+    """
+    disease, shadow = str(rng.choice(_DISEASES)), float(rng.uniform(0.1, 0.85))
     blade = foreign_blade(rng, kind)
+    cover = np.zeros(canvas.shape[:2], dtype=np.float32)
     for pose in _poses(rng, kind):
-        canvas = _paint(canvas, blade, pose, light, shadow, disease, rng)
-    return develop(canvas, light, rng)
+        canvas, cover = _paint(canvas, cover, blade, pose, light, shadow, disease, rng)
+    return ForeignLeaf(canvas, cover, blade.colour)
 
 
 def foreign_blade(rng: np.random.Generator, kind: ForeignKind) -> Blade:
@@ -135,22 +167,37 @@ def _poses(rng: np.random.Generator, kind: ForeignKind) -> list[Pose]:
             return [Pose(x, y, turn, float(rng.uniform(0.34, 0.5)), squeeze)]
 
 
+class _Layers(NamedTuple):
+    """What `_paint` changes."""
+
+    canvas: Floats
+    cover: Floats
+
+
 def _paint(
-    canvas: Floats, blade: Blade, pose: Pose, light: Light, shadow: float, disease: str, rng: np.random.Generator
-) -> Floats:
+    canvas: Floats,
+    cover: Floats,
+    blade: Blade,
+    pose: Pose,
+    light: Light,
+    shadow: float,
+    disease: str,
+    rng: np.random.Generator,
+) -> _Layers:
     """Paint one blade with its lesions; small blades are painted in a window, which is faster."""
     size = canvas.shape[0]
     reach = round(min(0.7, pose.length * 1.8) * size)
     left, top = (int(np.clip(round(p * size) - reach, 0, size)) for p in (pose.x, pose.y))
     side = min(2 * reach, size - left, size - top)
     if side < 8:
-        return canvas
+        return _Layers(canvas, cover)
     window = np.s_[top : top + side, left : left + side]
     share = size / side
     local = Pose(
         (pose.x * size - left) / side, (pose.y * size - top) / side, pose.angle, pose.length * share, pose.squeeze
     )
     painted: Painted = paint_blade(canvas[window], blade, local, light, shadow)
-    result = canvas.copy()
-    result[window] = paint_lesions(painted, settle(disease, blade, rng), local).canvas
-    return result
+    canvas, cover = canvas.copy(), cover.copy()
+    canvas[window] = paint_lesions(painted, settle(disease, blade, rng), local).canvas
+    cover[window] = np.maximum(cover[window], painted.cover)
+    return _Layers(canvas, cover)
