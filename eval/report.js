@@ -87,7 +87,7 @@
     return found;
   };
 
-  const bars = (title, probs, kind) => {
+  const bars = (title, probs, kind, truth) => {
     const order = probs.map((p, k) => k);
     const top = order.reduce((a, b) => (probs[b] > probs[a] ? b : a));
     if (probs.length > SHOWN_BARS) order.sort((a, b) => probs[b] - probs[a]).splice(SHOWN_BARS);
@@ -95,7 +95,7 @@
     for (const k of order) {
       const fill = el("span", "fill");
       fill.style.width = 100 * probs[k] + "%";
-      const name = el("span", k === top ? "name top" : "name", meta.names[k]);
+      const name = el("span", k === top ? "name top" : "name", meta.names[k], meta.names[k] === truth ? el("i", "", " · truth") : null);
       name.title = meta.names[k];
       box.append(el("div", "bar", name, el("span", "value", percent(probs[k])), el("span", "track", fill)));
     }
@@ -114,15 +114,15 @@
     return box;
   };
   const DECIDED = { accept: "accept", look_again: "look again", review: "review" };
-  const lookSection = (look) => {
+  const lookSection = (look, truth) => {
     const box = el("section", "");
     box.style.marginBottom = "0";
     box.append(el("h3", "", look.look === 1 ? "First look" : look.look === 2 ? "Second look, with the evidence below" : `Look ${look.look}`));
     const opinions = el("div", "opinions");
-    if (look.probs) opinions.append(bars("belief, by " + look.fused_by, look.probs, "belief"));
+    if (look.probs) opinions.append(bars(`belief (${look.fused_by})`, look.probs, "belief", truth));
     const earlier = look.opinions.filter((o) => o.look !== look.look).length;
     for (const o of look.opinions.filter((o) => o.look === look.look)) {
-      if (o.probs) opinions.append(bars(o.agent, o.probs, ""));
+      if (o.probs) opinions.append(bars(o.agent, o.probs, "", truth));
       else opinions.append(el("div", "opinion", el("h4", "", o.agent), el("p", "failed", "✗ " + (o.error || "no answer"))));
     }
     box.append(opinions);
@@ -136,9 +136,10 @@
   };
   const inside = (v) => {
     const box = el("div", "inside");
-    for (const look of v.looks) box.append(lookSection(look));
+    for (const look of v.looks) box.append(lookSection(look, v.truth));
     if (v.evidence.length) {
       box.append(el("h3", "", "Most similar labelled images"));
+      box.append(el("p", "fine key", "= bears the label of the verdict, ≠ bears another"));
       const list = el("ul", "neighbours");
       for (const n of v.evidence) {
         const same = n.label === v.label;

@@ -52,7 +52,6 @@ ALTERNATIVES = {
     "neighbour_vote": "neighbour vote",
     "majority": "majority of the agents",
     "mean": "mean of the agents",
-    "oracle": "oracle",
 }
 
 
@@ -225,96 +224,84 @@ def _plain(value: object) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+    return f"{100 * share:.1f}".removesuffix(".0") + "\u202f%"
 
 
 def _sentences(tally: Tally, metrics: Metrics, error: Figure | None, target: float | None) -> list[str]:
     """Say in words what the large numbers mean."""
     said = []
     if error and target is not None:
+        within = f"The measured error is within the target of {_percent(target)}"
         if error.value > target:
-            said.append(
-                f"The gate missed its target: {_percent(error.value)} of what it accepted is wrong, not at most {_percent(target)}."
-            )
+            missed = f"{_percent(error.value)} of what it accepted is wrong, not at most {_percent(target)}"
+            said.append(f"The gate missed its target: {missed}.")
         elif error.hi is not None and error.hi > target:
-            said.append(
-                f"The measured error is within the target of {_percent(target)}, but its interval reaches above it: more cases would be needed to be sure."
-            )
+            said.append(f"{within}, but its interval reaches above it: it takes more cases to be sure.")
         else:
-            said.append(f"The measured error is within the target of {_percent(target)}.")
+            said.append(f"{within}.")
     second, sure = tally.having(FLAGS["second"]), tally.having(FLAGS["wrong"] | FLAGS["confident"])
     if second:
-        became = (
-            f": {tally.fixed:,} became right that were wrong, {tally.broken:,} became wrong that were right"
-            if tally.labelled
-            else ""
-        )
-        said.append(f"{second:,} ({_percent(second / tally.n)}) were looked at again{became}.")
+        became = f"; that put {tally.fixed:,} right and {tally.broken:,} wrong" if tally.labelled else ""
+        said.append(f"{_counted(second, 'image')} ({_percent(second / tally.n)}) had a second look{became}.")
     elif tally.n:
-        said.append("No image was looked at a second time.")
+        said.append("No image had a second look.")
     if tally.labelled:
-        said.append(f"{sure:,} labels were wrong with a confidence of {_percent(OVERCONFIDENT)} or more.")
+        said.append(
+            f"{_counted(sure, 'label')} with a confidence of {_percent(OVERCONFIDENT)} or more turned out wrong."
+        )
     if speed := metrics.figure("time/images_per_s"):
         said.append(f"Judged at {speed.value:.3g} images a second.")
     return said
 
 
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}" if n else f"No {noun}"
+
+
 def _standings(metrics: Metrics, system: Figure | None) -> list[Standing]:
-    """Rank the alternatives below the system; none where nothing was measured beside it."""
+    """List the alternatives below the system; none where nothing was measured beside it."""
     if system is None:
         return []
     found = []
-    if best := metrics.figure("base/best_agent"):
-        found.append(
-            Standing(
-                "best agent alone",
-                "rule",
-                best,
-                best.value - system.value,
-                metrics.texts.get("base/best_agent_name", ""),
-            )
-        )
+
+    def add(name: str, kind: str, key: str, note: str = "", ece: float | None = None) -> None:
+        if figure := metrics.figure(key):
+            found.append(Standing(name, kind, figure, figure.value - system.value, note, ece))
+
+    best = metrics.texts.get("base/best_agent_name", "")
+    add("best agent alone", "rule", "base/best_agent", best, metrics.numbers.get(f"agents/{best}/ece"))
     for key, name in ALTERNATIVES.items():
-        if figure := metrics.figure(f"base/{key}"):
-            note = "right if any agent is" if key == "oracle" else ""
-            found.append(
-                Standing(name, "bound" if key == "oracle" else "rule", figure, figure.value - system.value, note)
-            )
+        add(name, "rule", f"base/{key}")
+    add("oracle", "bound", "base/oracle", "right if any agent is")
     whole = metrics.numbers.get("n")
     for name in metrics.names("agents", "acc"):
-        figure = metrics.figure(f"agents/{name}/acc") or Figure(math.nan)
         n = metrics.numbers.get(f"agents/{name}/n", whole)
-        note = "agent" if n is None or n == whole else f"agent, answered {n:,.0f}"
-        found.append(
-            Standing(
-                name, "agent", figure, figure.value - system.value, note, metrics.numbers.get(f"agents/{name}/ece")
-            )
-        )
-    if not found:
-        return []
-    return [Standing("secondlook", "system", system, 0.0, "this system", metrics.numbers.get("cal/ece")), *found]
+        note = "agent" if n is None or n == whole else f"agent, on {n:,.0f} images"
+        add(name, "agent", f"agents/{name}/acc", note, metrics.numbers.get(f"agents/{name}/ece"))
+    ours = Standing("secondlook", "system", system, 0.0, "this system", metrics.numbers.get("cal/ece"))
+    return [ours, *found] if found else []
 
 
 def _comparison(standings: list[Standing], best_agent: str | None) -> str:
     """Say plainly whether anything did better than the system."""
     rivals = [s for s in standings if s.kind == "rule" or (s.kind == "agent" and s.name != best_agent)]
     rivals.sort(key=lambda s: -s.gain)
-    better = [f"{s.name} (by {100 * s.gain:.1f} points)" for s in rivals if s.gain > 0]
+    better = ", ".join(f"{s.name} (by {100 * s.gain:.1f} points)" for s in rivals if s.gain > 0)
     if better:
-        return f"The system is not the best here. More often right on these images: {', '.join(better)}. Where intervals overlap this may be chance."
+        more = f"More often right on these images: {better}. Where intervals overlap this may be chance."
+        return f"The system is not the best here. {more}"
     if not rivals:
         return ""
     first = rivals[0]
-    if first.gain == 0:
-        return f"No alternative was right more often on these images; {first.name} was right as often."
-    return f"No alternative was right more often on these images; the closest is {first.name}, {-100 * first.gain:.1f} points behind."
+    place = "was right as often" if first.gain == 0 else f"came closest, {-100 * first.gain:.1f} points behind"
+    return f"No alternative was right more often on these images; {first.name} {place}."
 
 
 def _strip(standings: list[Standing]) -> Callable[[float], float]:
-    """Place accuracies on a strip 120 wide that begins below the lowest of them."""
+    """Place accuracies on a strip 160 wide that begins below the lowest of them."""
     ends = [e for s in standings for e in (s.figure.value, s.figure.lo) if e is not None]
     low = max(0.0, min(ends, default=0.0) - 0.02)
-    return lambda share: round(2 + 116 * (share - low) / (1 - low), 1) if low < 1 else 118.0
+    return lambda share: round(2 + 156 * (share - low) / (1 - low), 1) if low < 1 else 158.0
 
 
 def _names(tally: Tally) -> list[str]:

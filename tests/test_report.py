@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import io
 import json
+import re
 import shutil
+import subprocess
+import tempfile
+import time
+import tracemalloc
+from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from scipy.stats import binomtest
 
 from secondlook.agents.case import Neighbour
+from secondlook.agents.errors import ConfigError
+from secondlook.eval import report
+from secondlook.eval.charts import LEFT, RIGHT, reliability_chart, risk_chart, wilson
 from secondlook.eval.report import write_report
 from secondlook.eval.tally import Tally, read_rows
 from secondlook.orchestrator.verdict import LookTrail, Opinion, Verdict
@@ -105,17 +117,29 @@ def verdict_of(i: int, rng: np.random.Generator) -> tuple[Verdict, str]:
     return verdict, LABELS[y]
 
 
+@cache
+def made_up_lines() -> list[dict]:
+    """300 lines of a labelled run; longer runs repeat them under other ids."""
+    rng = np.random.default_rng(5)
+    made = (verdict_of(i, rng) for i in range(300))
+    return [verdict.model_dump(mode="json") | {"truth": truth} for verdict, truth in made]
+
+
 def write_run(run: Path, n: int, labelled: bool = True, change: Callable[[dict], dict] = lambda line: line) -> Path:
     """Write a run folder as `evaluate` or `triage` leaves it."""
     run.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(5)
+    lines = made_up_lines()
     with (run / "verdicts.jsonl").open("w") as file:
         for i in range(n):
-            verdict, truth = verdict_of(i, rng)
-            line = verdict.model_dump(mode="json") | ({"truth": truth} if labelled else {})
+            line = lines[i % len(lines)] | {"id": f"leaf-{i:05d}"}
+            if lines[i % len(lines)]["digest"]:
+                line["digest"] = f"d{i:05d}"
+            if not labelled:
+                del line["truth"]
             file.write(json.dumps(change(line)) + "\n")
     manifest = {
-        "version": "0.1.0", "created": "2026-11-20 14:02 UTC", "model": {"path": "leaf-model", "digest": "6f1c09ab44d2e871"},
+        "version": "0.1.0", "created": "2026-11-20 14:02 UTC",
+        "model": {"path": "leaf-model", "digest": "6f1c09ab44d2e871"},
         "data": "data/apple-leaves", "seed": 7, "encoder": "leaf-tiny", "config": "9bd1e2c07a5f3344",
         "notes": ["Second look kept: on held-out cases it put 9 right and 2 wrong."],
     }  # fmt: skip
@@ -136,9 +160,9 @@ def measured(run: Path) -> dict[str, float | str | None]:
                "agents/neighbours/acc": acc - 0.03, "ood/background/review_share": 0.985}  # fmt: skip
     ends = {f"{k}{s}": v + d for k, v in figures.items() for s, d in (("/lo", -0.015), ("/hi", 0.012))}
     return figures | ends | {
-        "n": tally.n, "sel/target_risk": 0.05, "cal/ece": 0.021, "base/best_agent_name": "head", "agents/head/ece": 0.03,
-        "agents/zero-shot/ece": 0.118, "agents/neighbours/ece": None, "agents/zero-shot/n": tally.n - 3,
-        "time/images_per_s": 41.2, "ood/background/auroc": 0.991, "sel/aurc": None,
+        "n": tally.n, "sel/target_risk": 0.05, "cal/ece": 0.021, "base/best_agent_name": "head",
+        "agents/head/ece": 0.03, "agents/zero-shot/ece": 0.118, "agents/neighbours/ece": None,
+        "agents/zero-shot/n": tally.n - 3, "time/images_per_s": 41.2, "ood/background/auroc": 0.991, "sel/aurc": None,
     }  # fmt: skip
 
 
@@ -190,9 +214,272 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(write_run(tmp_path_factory.mktemp("run"), 300), picture)
 
 
+def dump(page: Path, hash_: str = "") -> str:
+    """Return the page's DOM after its script has run, without the scripts."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium to open the page in")
+    with tempfile.TemporaryDirectory() as profile:
+        flags = (
+            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+            "--disable-component-update --disable-sync --dump-dom"
+        )
+        done = subprocess.run(
+            [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", f"{page.as_uri()}{hash_}"],
+            capture_output=True, timeout=60, check=True,
+        )  # fmt: skip
+    return re.sub(r"<script.*?</script>", "", done.stdout.decode(), flags=re.DOTALL)
+
+
+def text_of(dom: str, pattern: str) -> str:
+    """Return what a reader sees of the first element that matches."""
+    match = re.search(pattern, dom, re.DOTALL)
+    assert match, pattern
+    return html.unescape(re.sub(r"<[^>]*>", " ", match[0]))
+
+
+def lines_of(page: Path) -> list[dict]:
+    return [json.loads(line) for line in (page.parent / "verdicts.jsonl").read_text().splitlines()]
+
+
 def test_the_page_is_balanced_and_fetches_nothing(page: Path) -> None:
     parsed = outline(page)
     assert parsed.fetched == []
     assert parsed.handlers == []
     assert "link" not in parsed.tags
     assert "http" not in page.read_text().lower().replace("http-equiv", "")
+
+
+def test_filters_count_and_list_what_the_verdicts_say(page: Path) -> None:
+    lines = lines_of(page)
+    wrong = [v for v in lines if v["label"] != v["truth"]]
+    expected = {
+        "all": len(lines),
+        "accepted": sum(v["action"] == "accept" for v in lines),
+        "review": sum(v["action"] == "review" for v in lines),
+        "wrong": len(wrong),
+        "accepted and wrong": sum(v["action"] == "accept" for v in wrong),
+        "confident and wrong": sum(v["confidence"] is not None and v["confidence"] >= 0.8 for v in wrong),
+        "second look": sum(len(v["looks"]) == 2 for v in lines),
+        "strangers": sum(v["reason"] == "stranger" for v in lines),
+    }
+    dom = dump(page, "#show=wrong&sort=low")
+    shown = re.findall(r'<a [^>]*>([a-z ]+)<span class="num">([\d,]+)', text := dom[dom.index('id="filters"') :])
+    assert {name: int(n) for name, n in shown} == expected
+    assert f"1 to {min(40, len(wrong))} of {len(wrong)}" in text_of(text, r'id="status".*?</p>')
+    # Least trusted first; no trust at all comes before any.
+    order = sorted(wrong, key=lambda v: -1 if v["trust"] is None else v["trust"])
+    assert re.findall(r'<span class="id">(.*?)</span>', text) == [v["id"] for v in order][:40]
+    assert text.count("✗ truth:") == min(40, len(wrong))
+
+
+def test_a_cell_of_the_matrix_leads_to_its_cases(page: Path) -> None:
+    cells = Counter((v["truth"], v["label"]) for v in lines_of(page))
+    for (truth, label), n in cells.items():
+        assert f'<a href="#truth={truth}&amp;label={label or ""}"' in page.read_text()
+        assert f"truth {truth}, verdict {label or 'no answer'}" in page.read_text()
+        assert n
+    dom = dump(page, "#truth=rust&label=rust&open=99999")
+    assert f"of {cells['rust', 'rust']}" in text_of(dom, r'id="status".*?</p>')
+    assert "✗" not in text_of(dom, r'<ol id="list".*?</ol>')
+
+
+def test_an_opened_case_shows_looks_gate_and_neighbours(page: Path) -> None:
+    at, verdict = next((i, v) for i, v in enumerate(lines_of(page)) if v["evidence"] and v["action"] == "review")
+    case = text_of(dump(page, f"#open={at}"), r'<details open="">.*?</details>')
+    assert "First look" in case
+    assert "Second look" in case
+    assert "Gate: look again." in case
+    assert "Gate: review." in case
+    for neighbour in verdict["evidence"]:
+        assert f"cosine {neighbour['similarity']:.3f}" in case
+    for share in verdict["probs"]:
+        assert f"{100 * round(share, 4):.1f}" in case
+
+
+def test_text_from_the_run_is_never_markup(tmp_path: Path) -> None:
+    def nasty(line: dict) -> dict:
+        line = json.loads(json.dumps(line).replace('"scab"', json.dumps(NASTY)))
+        for look in line["looks"]:
+            look["why"] = NASTY
+            look["opinions"][0] |= {"agent": NASTY, "probs": None, "label": None, "confidence": None, "error": NASTY}
+        return line | {"id": NASTY + line["id"], "group": NASTY, "path": NASTY, "why": NASTY, "model": NASTY}
+
+    run = write_run(tmp_path, 60, change=nasty)
+    metrics = json.loads((run / "metrics.json").read_text())
+    extra = {f"agents/{NASTY}/acc": 0.5, f"ood/{NASTY}/auroc": 0.5, "base/best_agent_name": NASTY, f"{NASTY}": 1.0}
+    (run / "metrics.json").write_text(json.dumps(metrics | extra))
+    (run / "manifest.json").write_text(
+        json.dumps({"notes": [NASTY], "data": NASTY, "created": NASTY, NASTY: {NASTY: 1}})
+    )
+    page = write_report(run, picture)
+    parsed = outline(page)
+    assert "alert(1)" not in re.sub(
+        r"&lt;script&gt;alert\(1\)", "", re.sub(r"\\u003cscript>alert\(1\)", "", page.read_text())
+    )
+    data = [attrs.get("type") for attrs, _ in parsed.scripts]
+    assert data == ["application/json", "application/json", "application/jsonl", "application/jsonl", None]
+    dom = dump(page)
+    assert "<script>alert" not in dom
+    assert NASTY + "leaf-00000" in text_of(dom, r'<ol id="list".*?</ol>')
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"), [(0.01, "The system is not the best here."), (-0.01, "No alternative was right")]
+)
+def test_the_comparison_says_who_was_better(tmp_path: Path, gain: float, said: str) -> None:
+    run = write_run(tmp_path, 20)
+    metrics = {"acc/top1": 0.9, "base/neighbour_vote": 0.9 + gain, "base/oracle": 1.0, "agents/head/acc": 0.85}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = write_report(run, picture).read_text()
+    assert said in text
+    assert ("+1.0 points<br>better" in text) == (gain > 0)
+    assert "upper bound" in text
+
+
+def test_a_missed_target_is_said_first(tmp_path: Path) -> None:
+    run = write_run(tmp_path, 20)
+    (run / "metrics.json").write_text(json.dumps({"sel/accepted_error": 0.08, "sel/target_risk": 0.05}))
+    text = write_report(run, picture).read_text()
+    assert "The gate missed its target: 8\u202f% of what it accepted is wrong, not at most 5\u202f%." in text
+    assert '<div class="alarm">' in text
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path, 20)
+    (run / "metrics.json").unlink()
+    (run / "manifest.json").unlink()
+    text = write_report(run, picture).read_text()
+    assert "Beside the alternatives" not in text
+    assert "of all labels, right" in text
+    assert "nan" not in re.sub(r"<script.*?</script>|<style.*?</style>", "", text, flags=re.DOTALL)
+
+
+def test_an_unlabelled_run_says_nothing_of_truth(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path, 30, labelled=False), picture)
+    dom = dump(page)
+    assert "truth" not in text_of(dom, r"<body>.*</body>")
+    assert "wrong" not in text_of(dom, r'<nav id="filters".*?</nav>')
+    assert "What was found" in dom
+    assert "1 to 30 of 30" in dom
+
+
+def test_an_empty_run_is_a_page_too(tmp_path: Path) -> None:
+    (tmp_path / "verdicts.jsonl").touch()
+    page = write_report(tmp_path, picture)
+    outline(page)
+    assert "This run holds no verdicts." in page.read_text()
+    assert "No case is like this." in dump(page)
+
+
+def test_a_torn_last_line_is_left_out_and_said(tmp_path: Path) -> None:
+    run = write_run(tmp_path, 10)
+    path = run / "verdicts.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+    text = write_report(run, picture).read_text()
+    assert "The last line of verdicts.jsonl is torn" in text
+    assert "9 images, 4 labels" in text
+
+
+def test_a_broken_line_or_no_file_is_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds no verdicts\.jsonl"):
+        write_report(tmp_path, picture)
+    run = write_run(tmp_path, 3)
+    lines = (run / "verdicts.jsonl").read_text().splitlines()
+    (run / "verdicts.jsonl").write_text("\n".join([lines[0], '{"id": 3}', lines[2]]))
+    with pytest.raises(ConfigError, match="line 2 is not a verdict"):
+        write_report(run, picture)
+    (run / "verdicts.jsonl").write_text(lines[0] + "\n" + lines[1].replace('"scab"', '"mildew"') + "\n")
+    with pytest.raises(ConfigError, match="line 2 has the labels"):
+        write_report(run, picture)
+    (run / "verdicts.jsonl").write_text(lines[0] + "\n")
+    (run / "metrics.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="not a JSON object"):
+        write_report(run, picture)
+    assert not (run / "report.html").exists()
+
+
+def test_many_labels_are_listed_by_their_confusions(tmp_path: Path) -> None:
+    labels = [f"kind-{k}" for k in range(20)]
+
+    def widen(line: dict) -> dict:
+        looks = [look | {"probs": None, "opinions": []} for look in line["looks"]]
+        return line | {"labels": labels, "label": "kind-3", "truth": "kind-4", "probs": None, "looks": looks}
+
+    text = write_report(write_run(tmp_path, 12, change=widen), picture).read_text()
+    assert '<table class="confusion"' not in text
+    assert "kind-4 taken for kind-3" in text
+
+
+def test_each_picture_is_asked_for_once_and_neighbours_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Counter[str] = Counter()
+
+    def ask(key: str) -> bytes:
+        asked[key] += 1
+        return b"x" * (report.MAX_PICTURE_BYTES + (key == "d00003"))
+
+    monkeypatch.setattr(report, "MAX_NEIGHBOUR_PICTURES", 7)
+    page = write_report(write_run(tmp_path, 150), ask)
+    assert set(asked.values()) == {1}
+    assert sum(key.startswith("train/") for key in asked) == 7
+    blocks = {a["class"]: [] for a, _ in outline(page).scripts if "class" in a}
+    for attrs, text in outline(page).scripts:
+        if "class" in attrs:
+            blocks[attrs["class"]] += text.split("\n")
+    assert len(blocks["pictures"]) == 7
+    assert len(blocks["cases"]) == 150
+    # One picture is a byte too large: left out, the case is not.
+    assert [json.loads(blocks["cases"][i])["picture"] is None for i in (2, 3)] == [False, True]
+
+
+def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
+    peaks = []
+    for n in (100, 100, 500):
+        run = write_run(tmp_path / str(n), n)
+        tracemalloc.start()
+        write_report(run, lambda key: b"\xff\xd8" + bytes(3000))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # The first writing also pays for the template; 400 more cases are 9 bytes each and some names.
+    assert peaks[2] < 1.15 * peaks[1]
+
+
+def test_two_thousand_cases_make_a_page_quickly_and_a_small_dom(tmp_path: Path) -> None:
+    run = write_run(tmp_path, 2000)
+    leaf = picture("one")
+    start = time.perf_counter()
+    page = write_report(run, lambda key: leaf)
+    assert time.perf_counter() - start < 10
+    dom = dump(page, "#page=50")
+    assert "1,961 to 2,000 of 2,000" in dom
+    assert len(re.findall(r"<[a-z]", dom)) < 2000
+
+
+def test_wilson_agrees_with_scipy() -> None:
+    for successes, n in [(0, 4), (3, 7), (40, 40)]:
+        oracle = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+        assert wilson(successes, n) == pytest.approx((oracle.low, oracle.high), abs=1e-4)
+
+
+def test_curves_are_drawn_where_the_numbers_say() -> None:
+    # Four cases: trusts .9 .8 .7 .6, the third wrong; two accepted. Risk 0, 0, 1/3, 1/4 at coverage 1/4 ... 1.
+    tally = Tally(n=4, labelled=4, right=3, accepted_labelled=2)
+    tally.trust.extend([0.9, 0.8, 0.7, 0.6])
+    tally.confidence.extend([0.9, 0.9, float("nan"), 0.5])
+    tally.correct.extend([1, 1, 0, 1])
+    risk = risk_chart(tally, target=0.25)
+    assert risk is not None
+    width, height = RIGHT - LEFT, risk.y0 - risk.y1
+    drawn = [tuple(map(float, point.split(","))) for point in risk.points.split()]
+    # The axis ends at 50 %, the next step above 1.1 x 1/3.
+    hand = [(LEFT + width * c, risk.y0 - height * r / 0.5) for c, r in [(0.25, 0), (0.5, 0), (0.75, 1 / 3), (1, 0.25)]]
+    assert np.allclose(drawn, hand, atol=0.1)
+    assert risk.gate is not None
+    assert risk.gate[:2] == pytest.approx((LEFT + width / 2, risk.y0))
+    assert risk.target == pytest.approx(risk.y0 - height / 2, abs=0.1)
+    reliability = reliability_chart(tally)
+    assert reliability is not None
+    assert [(d.n, round(d.confidence, 3), d.accuracy) for d in reliability.dots] == [(1, 0.5, 1.0), (2, 0.9, 1.0)]
+    assert risk_chart(Tally(), None) is None
+    assert reliability_chart(Tally()) is None
