@@ -12,8 +12,8 @@ A dataset is one of
 Files whose names start with a dot are ignored, as are files that are not called as images are.
 """
 
-# os.path answers False where pathlib raises: for a name that is too long, or a folder one may not enter.
-# ruff: noqa: PTH110, PTH112, PTH113
+# os.path answers False where pathlib raises (a name too long, a folder one may not enter), and is quick.
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH118
 
 from __future__ import annotations
 
@@ -209,14 +209,15 @@ def _folder_rows(root: Path) -> list[_Row]:
 def _csv_rows(path: Path) -> list[_Row]:
     lines = _csv_lines(path)
     rows = [_row(path, number, line) for number, line in lines]
-    twice = [name for name, n in Counter(str(row.path.absolute()) for row in rows).items() if n > 1]
+    folder = os.path.abspath(path.parent)
+    twice = [name for name, n in Counter(os.path.join(folder, row.id) for row in rows).items() if n > 1]
     if twice:
         raise ConfigError(f"{path} lists {_some(twice)} more than once.", "Keep one row for each image.")
     missing = [row.id for row in rows if not os.path.isfile(row.path)]
     if missing:
         raise ConfigError(
             f"{path} lists {len(missing)} of {len(rows)} files that do not exist: {_some(missing)}.",
-            f"Relative paths start at {path.parent.absolute()}.",
+            f"Relative paths start at {folder}.",
         )
     without = [row.id for row in rows if row.split is None]
     if without and len(without) < len(rows):
