@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from secondlook.eval.arrays import Floats, Groups, group_codes, vector
@@ -35,8 +35,11 @@ __all__ = [
 ]
 
 NAN = float("nan")
-CHUNK = 2_000_000
-"""Numbers drawn at once: 16 MB."""
+CHUNK = 1_000_000
+"""Groups drawn at once: 16 MB of sums."""
+
+Pairs = NDArray[np.complex128]
+"""A numerator and a denominator as one number, so that they are added and drawn together."""
 
 
 class Interval(NamedTuple):
@@ -95,36 +98,32 @@ def ratio_interval(
     bottom = vector("denominator", denominator, len(top))
     codes = group_codes(groups, len(top))
     count = int(codes.max(initial=-1)) + 1
-    sums: Floats = np.zeros((count, 2))
-    np.add.at(sums, codes, np.column_stack([top, bottom]))
+    sums = np.bincount(codes, top, count) + 1j * np.bincount(codes, bottom, count)
     values = np.concatenate([_ratio(drawn) for drawn in _resampled_sums(sums, draws, rng)]) if count else np.empty(0)
-    return _interval(float(_ratio(sums.sum(axis=0))), values, len(top), count, level)
+    return _interval(float(_ratio(sums.sum())), values, len(top), count, level)
 
 
-def _ratio(sums: Floats) -> Floats:
-    """Divide [..., 0] by [..., 1]; nan where that is 0."""
-    bottom = sums[..., 1]
-    return sums[..., 0] / np.where(bottom != 0, bottom, np.nan)
+def _ratio(sums: Pairs) -> Floats:
+    """Divide the numerators by the denominators; nan where these are 0."""
+    return sums.real / np.where(sums.imag != 0, sums.imag, np.nan)
 
 
-def _resampled_sums(sums: Floats, draws: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Resample G groups with replacement; yield blocks of column totals, together of shape (draws, 2).
+def _resampled_sums(sums: Pairs, draws: int, rng: np.random.Generator) -> Iterator[Pairs]:
+    """Resample G groups with replacement; yield blocks of total sums, together of shape (draws,).
 
     Groups with the same sums are interchangeable: where there are few kinds of them (right or wrong, say), one
     multinomial count per kind replaces G draws.
     """
     total = len(sums)
-    kinds, count = np.unique(sums[:, 0] + 1j * sums[:, 1], return_counts=True)
-    if 4 * len(kinds) <= total:
-        step = max(1, CHUNK // len(kinds))
-        for start in range(0, draws, step):
-            weights = rng.multinomial(total, count / total, size=min(step, draws - start))
-            yield weights @ np.column_stack([kinds.real, kinds.imag])
-        return
-    step = max(1, CHUNK // total)
+    kinds, count = np.unique(sums, return_counts=True)
+    few = 4 * len(kinds) <= total
+    step = max(1, CHUNK // (len(kinds) if few else total))
     for start in range(0, draws, step):
-        drawn = rng.integers(total, size=(min(step, draws - start), total), dtype=np.int32)
-        yield np.stack([sums[:, 0][drawn].sum(axis=1), sums[:, 1][drawn].sum(axis=1)], axis=1)
+        block = min(step, draws - start)
+        if few:
+            yield rng.multinomial(total, count / total, size=block) @ kinds
+        else:
+            yield sums[rng.integers(total, size=(block, total), dtype=np.int32)].sum(axis=1)
 
 
 def mean_interval(

@@ -55,7 +55,7 @@ def simplexes(draw: st.DrawFn, n: int, k: int) -> Floats:
     """Distributions, shape (n, k): one-hot, uniform and all between."""
     weights = draw(hnp.arrays(np.float64, (n, k), elements=st.one_of(st.just(0.0), st.just(1.0), st.floats(0, 1))))
     weights[weights.sum(axis=1) < 1e-3] = 1.0
-    return weights / weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 @st.composite

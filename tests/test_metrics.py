@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,7 +25,6 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 from strategies import Judged, Labelled, Panel, judged, labelled, panels, permutations
-from torchmetrics.classification import MulticlassCalibrationError
 
 from secondlook.eval import accuracy, baselines, ood, reliability, selective
 from secondlook.eval.arrays import Floats, Ints
@@ -77,10 +81,15 @@ def test_equal_mass_bins_hold_equal_numbers_and_never_part_a_tie() -> None:
 
 
 @pytest.mark.parametrize(("norm", "ours"), [("l1", reliability.ece), ("max", reliability.mce)])
-def test_calibration_errors_equal_torchmetrics(norm: str, ours: object, answers: Labelled, scored: Judged) -> None:
-    theirs = MulticlassCalibrationError(num_classes=5, n_bins=15, norm=norm)  # type: ignore[arg-type]
+def test_calibration_errors_equal_torchmetrics(
+    norm: Literal["l1", "max"], ours: Callable[..., float], answers: Labelled, scored: Judged
+) -> None:
+    # Here and not above: it takes as long to import as all other tests to run.
+    from torchmetrics.classification import MulticlassCalibrationError
+
+    theirs = MulticlassCalibrationError(num_classes=5, n_bins=15, norm=norm)
     expected = float(theirs(torch.tensor(answers.probs), torch.tensor(answers.truth)))
-    assert ours(*scored) == pytest.approx(expected, abs=1e-6)  # type: ignore[operator]
+    assert ours(*scored) == pytest.approx(expected, abs=1e-6)
 
 
 def test_class_wise_ece_by_hand() -> None:
@@ -123,8 +132,8 @@ def test_what_is_undefined_is_nan() -> None:
     for metric in (reliability.ece, reliability.mce, reliability.ocr, reliability.ccc, reliability.direction):
         assert np.isnan(metric([], []))
     assert np.isnan(reliability.ece([], [], scheme="mass"))
-    for metric in (reliability.nll, reliability.brier, reliability.class_wise_ece):
-        assert np.isnan(metric(np.empty((0, 3)), []))
+    for proper in (reliability.nll, reliability.brier, reliability.class_wise_ece):
+        assert np.isnan(proper(np.empty((0, 3)), []))
 
 
 @pytest.mark.parametrize(
@@ -145,9 +154,9 @@ def test_what_is_undefined_is_nan() -> None:
         (lambda: accuracy.accuracy([0, 1], [0]), "labels, truth: expected [N] both"),
     ],
 )
-def test_what_is_not_a_metric_s_input_is_refused_in_words(call: object, message: str) -> None:
+def test_what_is_not_a_metric_s_input_is_refused_in_words(call: Callable[[], float], message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        call()  # type: ignore[operator]
+        call()
     assert message in str(caught.value)
 
 
@@ -176,6 +185,39 @@ def test_brier_and_class_wise_ece_keep_their_ranges_and_the_truth_scores_zero(ca
     assert 0 <= reliability.class_wise_ece(*cases) <= 1
     perfect = np.eye(cases.probs.shape[1])[cases.truth]
     assert reliability.brier(perfect, cases.truth) == reliability.nll(perfect, cases.truth) == 0
+
+
+RECORDS = (
+    Path(os.environ.get("SECONDLOOK_DATA", Path(__file__).parents[2] / "shared" / "data")) / "orchestrator-agent-trust"
+)
+
+
+@pytest.mark.skipif(not RECORDS.is_dir(), reason="the recorded answers are not on this machine")
+@pytest.mark.parametrize(
+    ("file", "agent", "right", "ece", "wrong_at_80"),
+    [
+        # ECE as an independent computation with ten bins gave it, to three digits; counts are of 160 images.
+        ("case1_zero_shot.csv", "Qwen", 72, 0.493, 88),
+        ("case1_zero_shot.csv", "GPT", 91, 0.322, 68),
+        ("case1_zero_shot.csv", "Orchestrator", 77, 0.436, 83),
+        ("case3_trust_rag.csv", "RAG", 154, 0.067, 0),
+        ("case3_trust_rag.csv", "Qwen_1", 79, 0.453, 81),
+        ("case3_trust_rag.csv", "GPT_1", 94, 0.310, 66),
+        ("case3_trust_rag.csv", "Qwen", 117, 0.190, 41),
+        ("case3_trust_rag.csv", "GPT", 140, 0.071, 17),
+        ("case3_trust_rag.csv", "Orchestrator", 137, 0.060, 22),
+    ],
+)
+def test_recorded_answers_have_the_calibration_error_found_elsewhere(
+    file: str, agent: str, right: int, ece: float, wrong_at_80: int
+) -> None:
+    with (RECORDS / file).open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    confidence = [float(row[f"{agent}_confidence"]) for row in rows]
+    correct = [row[agent].strip() == row["Category"].strip() for row in rows]
+    assert sum(correct) == right
+    assert reliability.ece(confidence, correct, bins=10) == pytest.approx(ece, abs=6e-4)
+    assert reliability.ocr(confidence, correct) == pytest.approx(wrong_at_80 / 160)
 
 
 # --- selective ---
@@ -369,7 +411,7 @@ def test_every_metric_of_100_000_cases_takes_about_a_second() -> None:
     rng = np.random.default_rng(0)
     probs, truth = rng.dirichlet(np.ones(7), size=100_000), rng.integers(7, size=100_000)
     conf, right = probs.max(axis=1), probs.argmax(axis=1) == truth
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "ece": lambda: reliability.ece(conf, right),
         "ece by mass": lambda: reliability.ece(conf, right, scheme="mass"),
         "class-wise": lambda: reliability.class_wise_ece(probs, truth),
