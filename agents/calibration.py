@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.agents.base import Agent
-from secondlook.agents.case import Case, Frozen
+from secondlook.agents.case import Case, Frozen, MaybeNan
 from secondlook.agents.errors import NotFittedError
 from secondlook.agents.prediction import Outcome, Prediction, Scale
 
@@ -32,7 +32,7 @@ class Calibrator(Frozen):
     bias: tuple[float, ...] = ()
     n: int = 0
     """Calibration cases it was fitted on."""
-    nll: float = float("nan")
+    nll: MaybeNan = float("nan")
     """Cross-fitted NLL on them, in nats."""
 
     def apply(self, log_q: Floats) -> Floats:

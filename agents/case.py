@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.photo import Photo
@@ -16,6 +16,14 @@ class Frozen(BaseModel):
     """Base of every value that enters graph state or a log: immutable, closed, by keyword."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+def _undefined(value: object) -> object:
+    return float("nan") if value is None else value
+
+
+MaybeNan = Annotated[float, BeforeValidator(_undefined)]
+"""A number that may be undefined: nan here, null in JSON."""
 
 
 def digest_of(value: BaseModel) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache as cache_result
 from pathlib import Path
 
 from secondlook.agents.base import Agent
@@ -71,7 +72,10 @@ def load_pipeline(
     panels: dict[int, Sequence[Agent]] = {
         look: [Calibrated(agent, model.calibrators[agent.name]) for agent in agents] for look, agents in raw.items()
     }
-    searcher = None
-    if model.second_look and second_look:
-        searcher = Searcher(open_index(folder / INDEX_FOLDER, model.encoder_digest), k=model.config.neighbours)
-    return Pipeline(Nodes(model, arrays, embedder, panels, searcher), batch_size)
+
+    @cache_result
+    def open_searcher() -> Searcher:
+        return Searcher(open_index(folder / INDEX_FOLDER, model.encoder_digest), k=model.config.neighbours)
+
+    looks = 2 if model.second_look and second_look else 1
+    return Pipeline(Nodes(model, arrays, embedder, panels, open_searcher, looks), batch_size)

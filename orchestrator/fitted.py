@@ -154,10 +154,10 @@ def _load_arrays(path: Path) -> Arrays:
         t: dict[str, NDArray] = load_file(path)  # type: ignore[type-arg]
     except SafetensorError as error:
         raise ValueError(f"{path.name}: {error}") from error
-    classifier = TextClassifier(t["classifier.vectors"], t["classifier.negatives"], float(t["classifier.logit_scale"]))
+    classifier = TextClassifier(t["classifier.vectors"], t["classifier.negatives"], t["classifier.logit_scale"].item())
     return Arrays(
         classifier=classifier,
-        head=LinearHead(t["head.weights"], t["head.bias"], float(t["head.strength"])),
+        head=LinearHead(t["head.weights"], t["head.bias"], t["head.strength"].item()),
         strangers=StrangerScores(t["strangers.means"], t["strangers.whitener"], t["strangers.train"], classifier),
         typicality=Typicality(t["typicality.reference"], t["typicality.smallest"]),
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.agents.case import Frozen
+from secondlook.agents.case import Frozen, MaybeNan
 
 Floats = NDArray[np.float64]
 GRID: tuple[float, ...] = tuple(1 - 10 ** -(np.arange(40, 2, -1) / 10)) + tuple(np.arange(49, 0, -1) / 100)
@@ -29,7 +29,7 @@ class Gate(Frozen):
     """Least trust to accept; None where no threshold can promise the target."""
     coverage: float = 0.0
     """Share of held-out cases it accepts."""
-    accepted_error: float = float("nan")
+    accepted_error: MaybeNan = float("nan")
     """Mean over groups of the share of their accepted held-out cases that are wrong."""
     n_units: int = 0
     """Groups with an accepted case, behind the promise."""

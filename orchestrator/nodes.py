@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -48,15 +48,18 @@ class Nodes:
         Shared with the agents.
     panels : dict of int to sequence of Agent
         The calibrated agents of each look.
-    searcher : Searcher or None
-        None where second looks are off.
+    open_searcher : callable
+        Returns the one Searcher; called when it is first needed, since opening an index takes a second.
+    looks : int
+        1 where second looks are off, 2 where they are on.
     """
 
     model: Model
     arrays: Arrays
     embedder: Embedder
     panels: dict[int, Sequence[Agent]]
-    searcher: Searcher | None
+    open_searcher: Callable[[], Searcher]
+    looks: int = 2
 
     async def place(self, state: State) -> dict[str, object]:
         """Measure how typical each image is."""
@@ -83,7 +86,7 @@ class Nodes:
         rows = {name: [state["outcomes"][i][name] for i in pending] for name in pool.agents}
         probs = stack(rows, pool.agents, len(self.model.task.labels))
         typicality = np.array([state["typicality"][i] for i in pending])
-        may_look_again = look == 1 and self.searcher is not None
+        may_look_again = look < self.looks
         found = judge(
             pool, self.model.trusts[look], self.model.gate, probs, typicality, may_look_again=may_look_again
         )
@@ -101,13 +104,12 @@ class Nodes:
 
     async def gather(self, state: State) -> dict[str, object]:
         """Retrieve labelled neighbours for the pending cases and put them into the cases."""
-        assert self.searcher is not None
         pending = state["pending"]
         cases = list(state["cases"])
         # Pending cases were judged, so their images have embeddings, remembered from the first look.
         vectors = self.embedder.embed([cases[i].photo for i in pending]).vectors
         try:
-            found = self.searcher.search(vectors, [cases[i] for i in pending])
+            found = self.open_searcher().search(vectors, [cases[i] for i in pending])
         except RetrievalError:
             found = [()] * len(pending)  # the vote then reports a failure for these cases; the others still look
         for i, neighbours in zip(pending, found, strict=True):

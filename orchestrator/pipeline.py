@@ -7,10 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Self, cast
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 
 from secondlook.agents.case import Case
-from secondlook.agents.embedder import Embedder
 from secondlook.orchestrator.graph import compile_graph, initial_state
 from secondlook.orchestrator.nodes import Nodes
 from secondlook.orchestrator.verdict import Verdict
@@ -29,15 +28,11 @@ class Pipeline:
     """
 
     def __init__(self, nodes: Nodes, batch_size: int = 64) -> None:
+        self.nodes = nodes
         self.model = nodes.model
+        self.embedder = nodes.embedder
         self.batch_size = batch_size
-        self._embedder = nodes.embedder
         self._graph = compile_graph(nodes)
-
-    @property
-    def embedder(self) -> Embedder:
-        """What the agents share; counts the images it encoded."""
-        return self._embedder
 
     async def judge(self, cases: Iterable[Case]) -> list[Verdict]:
         """Judge one batch.
@@ -68,23 +63,20 @@ class Pipeline:
 
         def prepared() -> list[Case]:
             batch = list(islice(rest, self.batch_size))
-            self._embedder.prepare([case.photo for case in batch])
+            self.embedder.prepare([case.photo for case in batch])
             return batch
 
         with start_blocking_portal() as portal, ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
             coming: Future[list[Case]] = ahead.submit(prepared)
             while batch := coming.result():
                 coming = ahead.submit(prepared)
-                yield from self._judge_blocking(portal, batch)
+                yield from portal.call(self.judge, batch)
                 for case in batch:
                     case.photo.release()
 
-    def _judge_blocking(self, portal: BlockingPortal, batch: list[Case]) -> list[Verdict]:
-        return portal.call(self.judge, batch)
-
     def close(self) -> None:
         """End the threads and close the cache."""
-        self._embedder.close()
+        self.embedder.close()
 
     def __enter__(self) -> Self:
         return self

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from secondlook.agents.case import Frozen
+from secondlook.agents.case import Frozen, MaybeNan
 
 
 class Measure(Frozen):
     """A number with its interval and the n behind it; nan where undefined."""
 
-    value: float
-    low: float = float("nan")
-    high: float = float("nan")
+    value: MaybeNan
+    low: MaybeNan = float("nan")
+    high: MaybeNan = float("nan")
     n: int = 0
 
 
@@ -25,15 +25,15 @@ class TrackRecord(Frozen):
     accuracy: Measure
     ece: Measure
     """Expected calibration error, 15 equal-width bins."""
-    ece_raw: float
+    ece_raw: MaybeNan
     """The same before calibration."""
     overconfidence: Measure
     """OCR: share of cases that are wrong with confidence of at least .8."""
     correlation: Measure
     """CCC: Pearson correlation of confidence with correctness."""
-    brier: float
-    nll: float
-    auroc: float
+    brier: MaybeNan
+    nll: MaybeNan
+    auroc: MaybeNan
     """Of confidence against correctness."""
     precision: dict[str, Measure]
     """Per predicted label, shrunk towards the accuracy by two cases' worth."""

@@ -1,0 +1,162 @@
+"""The run folder: verdicts as append-only lines; a kill loses the cases in flight and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from secondlook.agents.case import Frozen
+from secondlook.agents.errors import ConfigError
+from secondlook.eval.tally import Row, read_rows
+from secondlook.orchestrator.verdict import Verdict
+
+VERDICTS, MANIFEST, METRICS, TABLE, LOCK = "verdicts.jsonl", "manifest.json", "metrics.json", "verdicts.csv", ".lock"
+COLUMNS = ("id", "path", "group", "label", "confidence", "action", "reason", "trust", "typicality", "prediction_set")
+
+
+class Manifest(Frozen):
+    """What a run was made with; another one may not write into the same folder."""
+
+    kind: str
+    """`triage` or `evaluate`."""
+    data: str
+    model: str
+    """Digest of the model."""
+    model_path: str
+    encoder: str
+    options: dict[str, Any]
+    version: str
+    created: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What must agree for a run to be resumed."""
+        return self.kind, self.data, self.model, json.dumps(self.options, sort_keys=True)
+
+
+class RunFolder:
+    """An open run folder; one process at a time writes to it.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where it is missing; a run that was interrupted is resumed.
+    manifest : Manifest
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be written, holds another run, or another process writes to it.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / LOCK).open("w")
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be written: {error.strerror}.", "Choose a writable --out.") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise ConfigError(
+                f"Another process is writing to {folder}.", "Wait for it, or choose another --out."
+            ) from error
+        try:
+            self.manifest = self._agree(manifest)
+            self.done = self._mend()
+            self._file = (folder / VERDICTS).open("a", encoding="utf-8")
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _agree(self, manifest: Manifest) -> Manifest:
+        path = self.folder / MANIFEST
+        if not path.exists():
+            if any(p.name != LOCK for p in self.folder.iterdir()):
+                raise ConfigError(f"{self.folder} exists and is not a run folder.", "Choose another --out.")
+            write_whole(path, manifest.model_dump_json(indent=1))
+            return manifest
+        try:
+            found = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        except (ValidationError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read.", "Choose another --out.") from error
+        if found.identity != manifest.identity:
+            raise ConfigError(
+                f"{self.folder} holds another run: {found.kind} of {found.data} with model {found.model}.",
+                "Choose another --out, or delete that folder.",
+            )
+        return found
+
+    def _mend(self) -> set[str]:
+        """Cut off a last line that a kill left unfinished; return the ids that are done."""
+        path = self.folder / VERDICTS
+        if not path.exists():
+            return set()
+        done: set[str] = set()
+        good = 0
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    done.add(json.loads(line)["id"])
+                except (ValueError, KeyError, TypeError):
+                    break
+                good += len(line)
+        if good < path.stat().st_size:
+            os.truncate(path, good)
+        return done
+
+    def append(self, verdict: Verdict, truth: str | None = None) -> None:
+        """Write one case, whole, and hand it to the operating system."""
+        line = verdict.model_dump(mode="json")
+        if truth is not None:
+            line["truth"] = truth
+        self._file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+        self._file.flush()
+
+    def rows(self) -> Iterator[Row]:
+        """Read the verdicts written so far, one at a time."""
+        return read_rows(self.folder / VERDICTS)
+
+    def write_table(self) -> Path:
+        """Write verdicts.csv; text that a spreadsheet would take for a formula is quoted."""
+        path = self.folder / TABLE
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([*COLUMNS, "truth"])
+            for row in self.rows():
+                values = row.model_dump(include={*COLUMNS, "truth"})
+                values["prediction_set"] = "|".join(row.prediction_set)
+                writer.writerow([_cell(values[name]) for name in (*COLUMNS, "truth")])
+        return path
+
+    def close(self) -> None:
+        """Close the files and let others write."""
+        self._file.close()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is either the old one or the new one, never half."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _cell(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value

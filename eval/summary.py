@@ -1,0 +1,181 @@
+"""The figures of an evaluated run, as one flat dictionary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.eval.accuracy import balanced_accuracy
+from secondlook.eval.baselines import baselines
+from secondlook.eval.bootstrap import Interval, clustered_bootstrap, mean_interval, ratio_interval
+from secondlook.eval.ood import auroc
+from secondlook.eval.reliability import brier, ccc, direction, ece, nll, ocr
+from secondlook.eval.selective import aurc
+from secondlook.eval.tally import Row
+from secondlook.orchestrator.fitted import Model
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Metrics = dict[str, float | int | str | None]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run's rows as arrays; a case nobody could judge has no label and a uniform belief counted against it.
+
+    Attributes
+    ----------
+    truth, label, first_label : ndarray of shape (N,)
+        Indices; -1 where there is no label. `first_label` is the first look's.
+    probs : ndarray of shape (N, K)
+        Beliefs; uniform where nobody answered.
+    trust, confidence : ndarray of shape (N,)
+    accepted, looked_twice : ndarray of shape (N,)
+    groups : tuple of N str
+    """
+
+    truth: NDArray[np.intp]
+    label: NDArray[np.intp]
+    first_label: NDArray[np.intp]
+    probs: Floats
+    trust: Floats
+    accepted: Bools
+    looked_twice: Bools
+    groups: tuple[str, ...]
+
+    @property
+    def right(self) -> Bools:
+        """Whether the label is the truth."""
+        return np.asarray(self.label == self.truth)
+
+    @property
+    def confidence(self) -> Floats:
+        """Top probability of each belief."""
+        return np.asarray(self.probs.max(axis=1))
+
+
+def score(rows: Iterable[Row]) -> Scored:
+    """Collect labelled rows; only numbers are kept."""
+    truth, label, first, probs, trust, accepted, twice, groups = [], [], [], [], [], [], [], []
+    for row in rows:
+        index = {name: k for k, name in enumerate(row.labels)}
+        belief = row.looks[0].probs
+        truth.append(index[row.truth] if row.truth is not None else -1)
+        label.append(index[row.label] if row.label is not None else -1)
+        first.append(-1 if belief is None else int(np.argmax(belief)))
+        probs.append(row.probs or (1 / len(index),) * len(index))
+        trust.append(row.trust or 0.0)
+        accepted.append(row.action == "accept")
+        twice.append(len(row.looks) > 1)
+        groups.append(row.group or row.id)
+    return Scored(
+        truth=np.array(truth, dtype=np.intp),
+        label=np.array(label, dtype=np.intp),
+        first_label=np.array(first, dtype=np.intp),
+        probs=np.array(probs, dtype=np.float64),
+        trust=np.array(trust),
+        accepted=np.array(accepted, dtype=np.bool_),
+        looked_twice=np.array(twice, dtype=np.bool_),
+        groups=tuple(groups),
+    )
+
+
+def summarise(scored: Scored, model: Model, columns: Sequence[str], panel: Floats, rng: np.random.Generator) -> Metrics:
+    """Compute every figure of an evaluation.
+
+    Parameters
+    ----------
+    scored : Scored
+        N labelled cases.
+    model : Model
+    columns : sequence of str
+        M agents' columns.
+    panel : ndarray of shape (M, N, K)
+        What each agent says of every case when it is asked about all of them; rows of nan for failures.
+    rng : numpy.random.Generator
+        Draws the bootstrap samples.
+
+    Returns
+    -------
+    dict
+        By the name of the figure; `/lo` and `/hi` are the ends of a 95 % interval that resamples groups. None where a
+        figure is undefined.
+    """
+    s, gate = scored, model.gate
+    right = s.right
+    wrong_accepted = s.accepted & ~right
+    metrics: Metrics = {"n": len(right), "n_groups": len(set(s.groups)), "n_failed": int((s.label < 0).sum())}
+    _put(metrics, "acc/top1", mean_interval(right, s.groups, rng=rng))
+    metrics["acc/balanced"] = balanced_accuracy(s.label, s.truth, s.probs.shape[1])
+    _put(metrics, "cal/ece", clustered_bootstrap(ece, s.confidence, right, groups=s.groups, draws=500, rng=rng))
+    metrics |= {
+        "cal/direction": direction(s.confidence, right),
+        "cal/nll": nll(s.probs, s.truth),
+        "cal/brier": brier(s.probs, s.truth),
+        "cal/ocr": ocr(s.confidence, right),
+        "cal/ccc": ccc(s.confidence, right),
+        "cal/trust_ece": ece(s.trust, right),
+    }
+    _put(metrics, "sel/coverage", mean_interval(s.accepted, s.groups, rng=rng))
+    _put(metrics, "sel/accepted_error", ratio_interval(wrong_accepted, s.accepted, s.groups, rng=rng))
+    metrics |= {
+        "sel/target_risk": gate.target_risk,
+        "sel/delta": gate.delta,
+        "sel/threshold": gate.threshold,
+        "sel/aurc": aurc(s.trust, right),
+        "look/second_share": float(s.looked_twice.mean()),
+        "look/fixed": int((s.looked_twice & right & (s.first_label != s.truth)).sum()),
+        "look/broken": int((s.looked_twice & ~right & (s.first_label == s.truth)).sum()),
+    }
+    metrics |= _others(s, model, columns, panel)
+    return {name: _clean(value) for name, value in metrics.items()}
+
+
+def _others(s: Scored, model: Model, columns: Sequence[str], panel: Floats) -> Metrics:
+    """The alternatives, on the same cases: each agent alone, and the plainest ways to combine them."""
+    best = max(model.records, key=lambda record: record.accuracy.value)
+    names = {(r.agent, r.look): column for r, column in zip(model.records, columns, strict=True)}
+    best_column = names[best.agent, best.look]
+    found = baselines(panel, s.truth, list(columns).index(best_column))
+    metrics: Metrics = {f"base/{name}": float((labels == s.truth).mean()) for name, labels in found.items()}
+    metrics["base/best_agent_name"] = best_column
+    for column, probs in zip(columns, panel, strict=True):
+        answered = ~np.isnan(probs).any(axis=1)
+        right = np.zeros(len(s.truth), dtype=np.bool_)
+        right[answered] = probs[answered].argmax(axis=1) == s.truth[answered]
+        metrics[f"agents/{column}/acc"] = float(right.mean())
+        metrics[f"agents/{column}/ece"] = ece(probs[answered].max(axis=1, initial=0.0), right[answered])
+        metrics[f"agents/{column}/n"] = int(answered.sum())
+        if column.startswith("neighbour-vote"):
+            metrics["base/neighbour_vote"] = metrics[f"agents/{column}/acc"]
+    return metrics
+
+
+def summarise_strangers(inside: Sequence[float], outside: Sequence[float], reviewed: int) -> Metrics:
+    """Figures of a folder of images that are not of the task.
+
+    Parameters
+    ----------
+    inside, outside : sequence of float
+        Typicality of the task's own images, and of these; unreadable ones left out.
+    reviewed : int
+        How many of these went to review.
+    """
+    n = len(outside)
+    return {
+        "n": n,
+        "review_share": _clean(reviewed / n if n else math.nan),
+        "auroc": _clean(auroc([-x for x in inside], [-x for x in outside])),
+    }
+
+
+def _put(metrics: Metrics, name: str, found: Interval) -> None:
+    metrics |= {name: found.value, f"{name}/lo": found.lo, f"{name}/hi": found.hi}
+
+
+def _clean(value: float | int | str | None) -> float | int | str | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

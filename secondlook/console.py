@@ -1,0 +1,70 @@
+"""What the command line shows while it works: progress with an ETA on stderr, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Report = Callable[[str, int, int | None], None]
+PLAIN_EVERY_S = 5.0
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Report]:
+    """Give a function to report progress to: a live bar on a terminal, a line now and then elsewhere."""
+    if quiet:
+        yield lambda what, done, total: None
+    elif sys.stderr.isatty():
+        with _bars() as report:
+            yield report
+    else:
+        yield _Lines()
+
+
+@contextmanager
+def _bars() -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+        current: list[str] = []
+
+        def report(what: str, done: int, total: int | None) -> None:
+            # Steps of one stage have names of their own and a common count: they share one bar.
+            key = what.split()[0] if total is None or total > 20 else "steps"
+            if key not in tasks:
+                tasks[key] = bars.add_task(what, total=total)
+                current.append(key)
+            bars.update(tasks[key], description=what, completed=done, total=total)
+
+        yield report
+
+
+class _Lines:
+    """Plain lines for logs: each stage when it starts, then one every few seconds."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._start = self._last = 0.0
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._start, self._last = what, now, now
+            print(f"{what}{f' ({total})' if total and total > 20 else ''} ...", file=sys.stderr, flush=True)
+        elif now - self._last >= PLAIN_EVERY_S:
+            self._last = now
+            left = f", about {(now - self._start) / done * (total - done):.0f} s left" if total and done else ""
+            print(f"{what}: {done}{f' of {total}' if total else ''}{left}", file=sys.stderr, flush=True)
+
+
+def complain(message: str) -> None:
+    """Print an error: the thing, then the remedy, on stderr."""
+    first, _, remedy = message.partition("\n")
+    print(f"error: {first}", file=sys.stderr)
+    if remedy:
+        print(f"  try: {remedy}", file=sys.stderr)

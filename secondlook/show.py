@@ -1,0 +1,112 @@
+"""Models and metrics as tables for a terminal."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from secondlook.orchestrator.fitted import Model
+from secondlook.orchestrator.gate import units_needed
+from secondlook.orchestrator.track_record import Measure
+
+TIGHTER = (0.02, 0.01)
+Metrics = dict[str, float | int | str | None]
+
+
+def print_model(model: Model, console: Console | None = None) -> None:
+    """Print what a fit learned."""
+    console = console or _console()
+    splits = ", ".join(f"{name} {s.n} images / {s.n_groups} groups" for name, s in model.splits.items())
+    console.print(f"[bold]{len(model.task.labels)} labels[/bold]: {', '.join(model.task.labels)}", highlight=False)
+    console.print(f"Fitted on {splits}. Encoder {model.config.encoder.model}. Model {model.digest}.", highlight=False)
+    console.print(_records(model))
+    console.print(_weights(model))
+    console.print(*_promise(model), sep="\n", highlight=False)
+    for note in model.notes:
+        console.print(f"- {note}", highlight=False, markup=False)
+
+
+def _records(model: Model) -> Table:
+    table = Table(title="Track records, on held-out cases, cross-fitted (95 % intervals)", title_justify="left")
+    for name in ("agent", "look", "n", "accuracy", "ECE", "before", "OCR", "CCC", "NLL", "calibrator"):
+        table.add_column(name, justify="left" if name in ("agent", "calibrator") else "right", no_wrap=name == "agent")
+    for r in model.records:
+        ece, before = f"{r.ece.value:.3f}", f"{r.ece_raw:.3f}"
+        row = (r.agent, r.look, r.n, _with_interval(r.accuracy), ece, before, f"{r.overconfidence.value:.3f}")
+        table.add_row(*map(str, row), f"{r.correlation.value:.2f}", f"{r.nll:.3f}", r.calibrator)
+    return table
+
+
+def _weights(model: Model) -> Table:
+    table = Table(title="Fusion", title_justify="left")
+    for name in ("look", "decides", "held-out NLL", "weights"):
+        table.add_column(name)
+    for look, pool in model.pools.items():
+        nll = pool.nll.get("pool", math.nan) if pool.pooled else pool.nll[pool.best_agent]
+        versus = f"{nll:.4f} (best agent {pool.nll[pool.best_agent]:.4f})"
+        weights = ", ".join(f"{a} {w:.2f}" for a, w in zip(pool.agents, pool.weights, strict=True))
+        table.add_row(str(look), pool.fused_by, versus, weights)
+    return table
+
+
+def _promise(model: Model) -> list[str]:
+    gate = model.gate
+    sure = f"{1 - gate.delta:.0%}"
+    lines = []
+    if gate.threshold is None:
+        lines.append(f"Gate: nothing is accepted; no threshold promises an error under {gate.target_risk:.0%}.")
+    else:
+        lines.append(
+            f"Gate: accept at trust {gate.threshold:.4f} or more. The error among accepted images is at most "
+            f"{gate.target_risk:.0%} with {sure} confidence (p = {gate.p_value:.3f}, {gate.n_units} groups; held-out "
+            f"error {gate.accepted_error:.2%} at {gate.coverage:.1%} coverage)."
+        )
+    for target in TIGHTER:
+        if target < gate.target_risk:
+            lines.append(
+                f"A target of {target:.0%} would need {units_needed(target, gate.delta)} calibration groups with an "
+                f"accepted image and not one error, more with errors; there are {model.splits['calibration'].n_groups}."
+            )
+    flips = model.ledger
+    lines.append(
+        f"Second look: {'on' if model.second_look else 'off'}. On {flips.asked} held-out cases it fixed {flips.fixed} "
+        f"labels and broke {flips.broken}."
+    )
+    lines.append(
+        f"Prediction sets hold the truth for {gate.set_level:.0%} of images; "
+        f"images less typical than {gate.stranger_limit:.1%} of one's own go to review."
+    )
+    return lines
+
+
+def print_metrics(metrics: Metrics, console: Console | None = None) -> None:
+    """Print the figures of an evaluation: the system, then the alternatives on the same images."""
+    console = console or _console()
+    table = Table(title=f"{metrics['n']} images of {metrics['n_groups']} groups", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in metrics.items():
+        if name.endswith(("/lo", "/hi")) or name in ("n", "n_groups"):
+            continue
+        low, high = metrics.get(f"{name}/lo"), metrics.get(f"{name}/hi")
+        interval = f"  [{low:.3f}, {high:.3f}]" if isinstance(low, float) and isinstance(high, float) else ""
+        table.add_row(name, _number(value) + interval)
+    console.print(table)
+
+
+def _console() -> Console:
+    # Without a terminal, nothing is cut to 80 columns: the output is then read from a file or by a program.
+    return Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=140)
+
+
+def _with_interval(m: Measure) -> str:
+    return f"{m.value:.3f}" if math.isnan(m.low) else f"{m.value:.3f} [{m.low:.3f}, {m.high:.3f}]"
+
+
+def _number(value: float | int | str | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
