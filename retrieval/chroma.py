@@ -33,8 +33,18 @@ def _client(folder: Path) -> Client:
     import chromadb
     from chromadb.config import Settings
 
-    settings = Settings(anonymized_telemetry=False)
+    # Named, so that no environment variable or .env file chooses Chroma's older reader, which loads pickles.
+    settings = Settings(anonymized_telemetry=False, chroma_api_impl="chromadb.api.rust.RustBindingsAPI")
     return cast("Client", chromadb.PersistentClient(path=str(folder), settings=settings))
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """Copy the files of a folder and their bytes only: the copy of what is read-only must not be."""
+    for file in source.rglob("*"):
+        if file.is_file():
+            place = target / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
 
 
 def _answered(method: Callable[P, R]) -> Callable[P, R]:
@@ -64,6 +74,9 @@ class ChromaStore:
     With half the neighbours and half the ef_construction it missed 16 in 20,000 among 10,000 x 128 random ones.
     Similarities agree with exact ones within 2e-6.
 
+    Chroma keeps a file named index_metadata.pickle for larger collections; its own reader, written in Rust, takes data
+    from it and runs nothing.
+
     Parameters
     ----------
     path : str or Path
@@ -84,8 +97,8 @@ class ChromaStore:
         self._scratch = tempfile.TemporaryDirectory(prefix="secondlook-") if private_copy else None
         folder = self.path.resolve()
         if self._scratch is not None:
-            folder = Path(self._scratch.name) / "store"
-            shutil.copytree(self.path, folder, copy_function=shutil.copyfile)
+            folder = Path(self._scratch.name)
+            _copy_files(self.path, folder)
         self._client = _client(folder)
         self._collection = self._client.get_or_create_collection(
             COLLECTION, configuration={"hnsw": HNSW}, embedding_function=None

@@ -83,9 +83,13 @@ def near_duplicate_limit(
     `SAME_IMAGE`; a millionth is added for the rounding of 32-bit products.
 
     With G groups, and a new one that is like them, the closest pair of all G + 1 holds the new one with probability
-    2 / (G + 1): the share of legitimate cases that lose a neighbour to this guard. Below `ENOUGH_GROUPS` that is more
-    than 9 %, so there, as where no group is known, only cosines above `SAME_IMAGE` count as duplicates: a re-encoded
-    copy of an index image may then pass, because no limit that is certain to stop it would spare honest neighbours.
+    2 / (G + 1): at most this share of honest cases loses a neighbour. Below `ENOUGH_GROUPS` that is more than 9 %, so
+    there, as where no group is known, only cosines above `SAME_IMAGE` count as duplicates, and a copy that was
+    re-encoded may pass: no limit that is sure to stop it would spare honest neighbours.
+
+    Measured with 24 x 24 pixels as the embedding on 695 photographs of 124 apple leaves: the limit is .922, it stops
+    all of 417 copies that were resized or re-encoded as JPEG of quality 40 to 85, and 1 of 571 photographs of other
+    leaves loses a neighbour to it. `SAME_IMAGE` alone stops a quarter of those copies. Name the groups.
 
     Parameters
     ----------
