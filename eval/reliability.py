@@ -242,7 +242,8 @@ def ccc(confidence: ArrayLike, correct: ArrayLike) -> float:
     # Ranges, not deviations, tell a constant: the mean of many .95 is not always .95.
     if len(conf) < 2 or np.ptp(conf) == 0 or right.all() or not right.any():
         return float("nan")
-    return float(np.corrcoef(conf, right)[0, 1])
+    # Stretched over [0, 1] first, which changes no correlation: squares of tiny spreads would vanish.
+    return float(np.corrcoef((conf - conf.min()) / np.ptp(conf), right)[0, 1])
 
 
 def auroc_of_confidence(confidence: ArrayLike, correct: ArrayLike) -> float:

@@ -179,6 +179,14 @@ def test_knowing_what_is_right_gives_no_calibration_error(cases: Judged, scheme:
     assert reliability.ece(cases.correct.astype(float), cases.correct, scheme=scheme) == 0
 
 
+@given(judged())
+def test_ccc_is_a_correlation_that_turns_round_when_right_and_wrong_are_swapped(cases: Judged) -> None:
+    value = reliability.ccc(*cases)
+    undefined = len(set(cases.confidence)) < 2 or len(set(cases.correct)) < 2
+    assert np.isnan(value) if undefined else -1 <= value <= 1
+    assert reliability.ccc(cases.confidence, ~cases.correct) == pytest.approx(-value, nan_ok=True)
+
+
 @given(labelled())
 def test_brier_and_class_wise_ece_keep_their_ranges_and_the_truth_scores_zero(cases: Labelled) -> None:
     assert -1e-12 <= reliability.brier(*cases) <= 2
