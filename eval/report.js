@@ -128,8 +128,8 @@
     box.append(opinions);
     if (earlier) box.append(el("p", "because", `Fused with the ${earlier} opinion${earlier === 1 ? "" : "s"} of the look before.`));
     if (look.trust !== null) {
-      const needed = look.threshold === null ? "no threshold can promise the target risk" : `needed ${percent(look.threshold)}`;
-      box.append(meter(look), el("p", "", `Trust ${percent(look.trust)}, ${needed}.`));
+      const needed = look.threshold === null ? "no threshold can promise the target risk" : `needed ${look.threshold.toFixed(3)}`;
+      box.append(meter(look), el("p", "because", `trust ${look.trust.toFixed(3)}, ${needed}`));
     }
     box.append(el("p", "", el("b", "", `Gate: ${DECIDED[look.decision]}. `), look.why));
     return box;

@@ -68,6 +68,8 @@ class Tally:
     """Of the cases sent to review."""
     cells: Counter[tuple[str | None, str | None]] = field(default_factory=Counter)
     """Cases by truth and label; the truth is None in unlabelled runs."""
+    accepted_as: Counter[str | None] = field(default_factory=Counter)
+    """Accepted cases by label."""
     flags: Counter[int] = field(default_factory=Counter)
     """Cases by `Row.flags`."""
     trust: array[float] = field(default_factory=lambda: array("f"))
@@ -83,7 +85,9 @@ class Tally:
         self.labels, self.model = row.labels, row.model
         accepted = row.action == "accept"
         self.accepted += accepted
-        if not accepted:
+        if accepted:
+            self.accepted_as[row.label] += 1
+        else:
             self.reasons[row.reason] += 1
         self.cells[row.truth, row.label] += 1
         self.flags[row.flags] += 1
@@ -100,6 +104,12 @@ class Tally:
             before = row.labels[first.index(max(first))] == row.truth
             self.fixed += not before and not row.wrong
             self.broken += before and row.wrong
+
+    @property
+    def names(self) -> list[str]:
+        """The task's labels, then whatever else stands as truth or label."""
+        others = {name for cell in self.cells for name in cell if name is not None} - set(self.labels)
+        return [*self.labels, *sorted(others)]
 
     def having(self, mask: int) -> int:
         """Count the cases that have all flags of a mask."""
