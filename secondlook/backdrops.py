@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 BackdropKind = Literal["paper", "plain", "textured", "scene"]
 """paper: gray, grained, as on a laboratory bench; plain: one colour; textured: grain and stains of any colour;
@@ -75,7 +75,9 @@ def blur(field: Floats, radius: float) -> Floats:
     if radius <= 0:
         return field
     image = Image.fromarray((np.clip(field, 0, 1) * 255).astype(np.uint8))
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32) / 255
+    return np.asarray(
+        np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32) / 255, dtype=np.float32
+    )
 
 
 def draw_backdrop(rng: np.random.Generator, size: int, kind: BackdropKind | None = None) -> Floats:
@@ -115,14 +117,17 @@ def draw_backdrop(rng: np.random.Generator, size: int, kind: BackdropKind | None
     level = grain * smooth_noise(rng, size, size * rng.uniform(0.4, 1.1)) + coarse * smooth_noise(
         rng, size, rng.uniform(4, 30)
     )
-    return np.clip((colour.astype(np.float32) + level[..., None]) * _vignette(rng, size)[..., None], 0, 1)
+    return np.asarray(
+        np.clip((colour.astype(np.float32) + level[..., None]) * _vignette(rng, size)[..., None], 0, 1),
+        dtype=np.float32,
+    )
 
 
 def _vignette(rng: np.random.Generator, size: int) -> Floats:
     """Draw a slow change of brightness over the frame, centred on 1."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
     right, down, edge = (float(value) for value in rng.uniform((-0.4, -0.4, 0), 0.4))
-    return 1 + right * x + down * y - edge * (x**2 + y**2)
+    return np.asarray(1 + right * x + down * y - edge * (x**2 + y**2), dtype=np.float32)
 
 
 def _scene(rng: np.random.Generator, size: int) -> Floats:
@@ -133,12 +138,12 @@ def _scene(rng: np.random.Generator, size: int) -> Floats:
     second = _step(smooth_noise(rng, size, rng.uniform(2, 9)), rng.uniform(0.1, 0.8))[..., None]
     scene = (colours[0] * first + colours[1] * (1 - first)) * second + colours[2] * (1 - second)
     scene = scene + rng.uniform(0, 0.05) * smooth_noise(rng, size, size / 2)[..., None]
-    return np.clip(scene, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(scene, 0, 1), dtype=np.float32)
 
 
 def _step(field: Floats, softness: float) -> Floats:
     """Turn a field into shares: 0 below, 1 above, a ramp of the given half width around 0."""
-    return np.clip(0.5 + field / (2 * softness), 0, 1)
+    return np.asarray(np.clip(0.5 + field / (2 * softness), 0, 1), dtype=np.float32)
 
 
 def develop(canvas: Floats, light: Light, rng: np.random.Generator) -> Image.Image:

@@ -115,7 +115,7 @@ def half_width(blade: Blade, u: Floats, side: Floats) -> Floats:
     for place, spread, depth in blade.bites:
         mine = side == (0 if place < 0 else 1)
         width = width * np.where(mine, 1 - depth * np.exp(-(((t - abs(place)) / spread) ** 4)), 1)
-    return width
+    return np.asarray(width, dtype=np.float32)
 
 
 def paint_blade(canvas: Floats, blade: Blade, pose: Pose, light: Light, shadow: float = 0.5) -> Painted:
@@ -173,7 +173,9 @@ def _stalk(blade: Blade, u: Floats, v: Floats, scale: float) -> Floats:
     """Return the cover of the stalk, which runs from the base away from the tip."""
     along = np.clip(-1 - u + 0.05, 0, None)
     reach = np.clip((blade.petiole + 0.05 - along) * scale, 0, 1) * (u < -0.95)
-    return reach * np.clip((0.022 - np.abs(v - 0.25 * blade.bend * along)) * scale + 0.8, 0, 1)
+    return np.asarray(
+        reach * np.clip((0.022 - np.abs(v - 0.25 * blade.bend * along)) * scale + 0.8, 0, 1), dtype=np.float32
+    )
 
 
 def _in_blade(noise: Floats, u: Floats, v: Floats) -> Floats:
@@ -182,7 +184,7 @@ def _in_blade(noise: Floats, u: Floats, v: Floats) -> Floats:
     # The noise is smooth at this resolution: the nearest cell is as good as interpolation, and twice as fast.
     row = np.clip((u + 1.5) * (n / 3), 0, n - 1).astype(np.intp)
     column = np.clip((v + 1.5) * (n / 3), 0, n - 1).astype(np.intp)
-    return noise[row, column]
+    return np.asarray(noise[row, column], dtype=np.float32)
 
 
 def _shade(
@@ -214,7 +216,7 @@ def _shade(
     veined = (np.array(blade.colour) * 1.25 + np.array((0.16, 0.17, 0.1))).astype(np.float32)
     colour = colour + (blade.vein_contrast * pale)[..., None] * (veined - colour)
     gloss = 0.3 * np.clip(slope - 0.1, 0, 0.4) * np.clip(0.8 + 0.3 * grain, 0, 2)
-    return np.clip(colour * shade[..., None] + gloss[..., None], 0, 1)
+    return np.asarray(np.clip(colour * shade[..., None] + gloss[..., None], 0, 1), dtype=np.float32)
 
 
 def _shadow(cover: Floats, light: Light, darkness: float, scale: float) -> Floats:

@@ -111,7 +111,7 @@ def collage(photos: Sequence[Photo], rng: np.random.Generator) -> Decoy:
     size, tiles = photos[0].shape[0], int(rng.integers(2, 4))
     side = -(-size // tiles)
     rows = [
-        np.concatenate([_resize(photos[rng.integers(len(photos))], side) for _ in range(tiles)], axis=1)
+        np.concatenate([_resize(photos[int(rng.integers(len(photos)))], side) for _ in range(tiles)], axis=1)
         for _ in range(tiles)
     ]
     return Decoy(np.concatenate(rows)[:size, :size].copy(), "non-leaf")
@@ -166,11 +166,11 @@ def foreign_outline(photos: Sequence[Photo], rng: np.random.Generator) -> Decoy:
     shares = np.array([6, 2, 2, 0.5, 1, 0.3, 1, 1.5, 1, 0.5])
     light = draw_light(rng)
     plant = paint_foreign_leaf(bench, kinds[rng.choice(len(kinds), p=shares / shares.sum())], light, rng)
-    canvas = plant.canvas
+    canvas: Floats = plant.canvas
     if rng.uniform() < 0.75:
         texture = leaf_texture(photos[1], rng).astype(np.float32) / 255
         # What the rendering does to its own blade (shade, veins, lesions) is done to the photographed tissue.
-        effect = np.clip(canvas / np.array(plant.colour, dtype=np.float32), 0.2, 4) ** rng.uniform(0.5, 1)
+        effect: Floats = np.power(np.clip(canvas / np.array(plant.colour), 0.2, 4), rng.uniform(0.5, 1))
         canvas = canvas + plant.cover[..., None] * (texture * effect - canvas)
     grain = rng.uniform(0, 0.02) * rng.standard_normal(canvas.shape[:2])[..., None]
     gain = rng.uniform(0.8, 1.25)

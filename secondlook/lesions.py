@@ -180,7 +180,7 @@ def _distance(lesion: Lesion, u: Floats, v: Floats) -> Floats:
     rough = smooth_noise(rng, 24, 5)
     turn = np.clip(((along / lesion.radius + 3) / 6 * 23), 0, 23).astype(np.intp)
     step = np.clip(((across / lesion.radius + 3) / 6 * 23), 0, 23).astype(np.intp)
-    return far + _ROUGHNESS[lesion.kind] * rough[turn, step]
+    return np.asarray(far + _ROUGHNESS[lesion.kind] * rough[turn, step], dtype=np.float32)
 
 
 def _colour(lesion: Lesion, far: Floats, below: Floats) -> Floats:
@@ -192,4 +192,4 @@ def _colour(lesion: Lesion, far: Floats, below: Floats) -> Floats:
     outer = np.clip((far - 0.78) / 0.2, 0, 1)[..., None]
     colour = (centre * (1 - inner) + ring * inner) * (1 - outer) + margin * outer
     light = below.mean(axis=-1, keepdims=True) / max(float(below.mean()), 1e-3)
-    return (colour * tone * np.clip(0.4 + 0.6 * light, 0.5, 1.6)).astype(np.float32)
+    return np.asarray((colour * tone * np.clip(0.4 + 0.6 * light, 0.5, 1.6)), dtype=np.float32)

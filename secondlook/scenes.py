@@ -35,12 +35,12 @@ def _ramp(field: Floats, colours: Floats) -> Floats:
     """Colour a field in [0, 1] by interpolation between the colours, an array [C, 3] in [0, 1]."""
     place = np.clip(field, 0, 1) * (len(colours) - 1)
     low = np.minimum(place.astype(np.intp), len(colours) - 2)
-    return colours[low] + (place - low)[..., None] * (colours[low + 1] - colours[low])
+    return np.asarray(colours[low] + (place - low)[..., None] * (colours[low + 1] - colours[low]), dtype=np.float32)
 
 
 def _colours(rng: np.random.Generator, count: int) -> Floats:
     """Draw colours as an array [count, 3] in [0, 1]."""
-    return np.array([_colour(rng) for _ in range(count)], dtype=np.float32) / 255
+    return np.asarray(np.array([_colour(rng) for _ in range(count)], dtype=np.float32) / 255, dtype=np.float32)
 
 
 def surface(rng: np.random.Generator, size: int) -> Image.Image:
