@@ -45,18 +45,34 @@ def meta(tally: Tally) -> dict[str, Any]:
 
 
 def blocks(path: Path, tally: Tally, pictures: Pictures) -> Iterator[Markup]:
-    """Write the cases as data blocks: an index, the details one a line, and the neighbours' pictures new to them."""
+    """Write the cases as script elements that hold data.
+
+    Parameters
+    ----------
+    path : Path
+        A run's verdicts.jsonl.
+    tally : Tally
+        Counted over the same file; lines that were added since are left to the next report.
+    pictures : callable
+        Asked once for each case, and for each of the first neighbours.
+
+    Yields
+    ------
+    Markup
+        For each `CHUNK` cases: an index of them, their details one a line, and the neighbours' pictures new to them.
+    """
     numbers = {name: i for i, name in enumerate(tally.names)}
     rows = islice(read_rows(path), tally.n)
     shown: dict[str, int | None] = {}
     stored = 0
     while chunk := list(islice(rows, CHUNK)):
-        index, details, fresh = [], [], []
+        index, details = [], []
+        fresh: list[str] = []
         for row in chunk:
-            for path in dict.fromkeys(n.path for n in row.evidence if n.path):
-                if path not in shown and len(shown) < MAX_NEIGHBOUR_PICTURES:
-                    data = _base64(pictures(path))
-                    shown[path] = None if data is None else stored + len(fresh)
+            for near in dict.fromkeys(n.path for n in row.evidence if n.path):
+                if near not in shown and len(shown) < MAX_NEIGHBOUR_PICTURES:
+                    data = _base64(pictures(near))
+                    shown[near] = None if data is None else stored + len(fresh)
                     fresh += [] if data is None else [data]
             label, truth = (-1 if name is None else numbers[name] for name in (row.label, row.truth))
             index.append([row.id, label, truth, row.flags, _rounded(row.trust)])

@@ -33,7 +33,11 @@
     node.append(...children.filter((c) => c !== null && c !== undefined));
     return node;
   };
-  const percent = (x, digits = 1) => (x === null || x === undefined ? "–" : (100 * x).toFixed(digits) + "\u202f%");
+  // No measured probability is certain: what would round to 100.0 is shown as above 99.9.
+  const percent = (x) => {
+    if (x === null || x === undefined) return "–";
+    return (x >= 0.9995 ? "> 99.9" : (100 * x).toFixed(1)) + "\u202f%";
+  };
   const image = (data, alt) => {
     if (!data) return el("span", "thumb none", "no picture");
     const node = el("img", "thumb");

@@ -25,7 +25,7 @@ from scipy.stats import binomtest
 
 from secondlook.agents.case import Neighbour
 from secondlook.agents.errors import ConfigError
-from secondlook.eval import case_blocks
+from secondlook.eval import case_blocks, report
 from secondlook.eval.charts import LEFT, RIGHT, reliability_chart, risk_chart, wilson
 from secondlook.eval.report import write_report
 from secondlook.eval.tally import Tally, read_rows
@@ -249,7 +249,18 @@ def test_the_page_is_balanced_and_fetches_nothing(page: Path) -> None:
     assert "http" not in page.read_text().lower().replace("http-equiv", "")
 
 
-def test_filters_count_and_list_what_the_verdicts_say(page: Path) -> None:
+def wrong_with_evidence(page: Path) -> int:
+    wrong = (i for i, v in enumerate(lines_of(page)) if v["label"] != v["truth"])
+    return next(i for i in wrong if lines_of(page)[i]["evidence"] and lines_of(page)[i]["action"] == "review")
+
+
+@pytest.fixture(scope="module")
+def opened_dom(page: Path) -> str:
+    """The wrong cases, least trusted first, one of them open."""
+    return dump(page, f"#show=wrong&sort=low&open={wrong_with_evidence(page)}")
+
+
+def test_filters_count_and_list_what_the_verdicts_say(page: Path, opened_dom: str) -> None:
     lines = lines_of(page)
     wrong = [v for v in lines if v["label"] != v["truth"]]
     expected = {
@@ -262,7 +273,7 @@ def test_filters_count_and_list_what_the_verdicts_say(page: Path) -> None:
         "second look": sum(len(v["looks"]) == 2 for v in lines),
         "strangers": sum(v["reason"] == "stranger" for v in lines),
     }
-    dom = dump(page, "#show=wrong&sort=low")
+    dom = opened_dom
     shown = re.findall(r'<a [^>]*>([a-z ]+)<span class="num">([\d,]+)', text := dom[dom.index('id="filters"') :])
     assert {name: int(n) for name, n in shown} == expected
     assert f"1 to {min(40, len(wrong))} of {len(wrong)}" in text_of(text, r'id="status".*?</p>')
@@ -283,9 +294,9 @@ def test_a_cell_of_the_matrix_leads_to_its_cases(page: Path) -> None:
     assert "✗" not in text_of(dom, r'<ol id="list".*?</ol>')
 
 
-def test_an_opened_case_shows_looks_gate_and_neighbours(page: Path) -> None:
-    at, verdict = next((i, v) for i, v in enumerate(lines_of(page)) if v["evidence"] and v["action"] == "review")
-    case = text_of(dump(page, f"#open={at}"), r'<details open="">.*?</details>')
+def test_an_opened_case_shows_looks_gate_and_neighbours(page: Path, opened_dom: str) -> None:
+    verdict = lines_of(page)[wrong_with_evidence(page)]
+    case = text_of(opened_dom, r'<details open="">.*?</details>')
     assert "First look" in case
     assert "Second look" in case
     assert "Gate: look again." in case
@@ -294,6 +305,23 @@ def test_an_opened_case_shows_looks_gate_and_neighbours(page: Path) -> None:
         assert f"cosine {neighbour['similarity']:.3f}" in case
     for share in verdict["probs"]:
         assert f"{100 * round(share, 4):.1f}" in case
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_text_has_contrast_in_light_and_dark(scheme: int) -> None:
+    css = (Path(report.__file__).parent / "report.css").read_text()
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", css.split(":root {")[1 + scheme].split("}")[0]))
+
+    def luminance(colour: str) -> float:
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    # WCAG 2.1: at least 4.5 to 1 for text of ordinary size; on the page, on a hovered row, and on the system's row.
+    for front in ("ink", "soft", "accent", "bad"):
+        for back in ("paper", "faint", "tint"):
+            light, dark = sorted((luminance(colours[front]), luminance(colours[back])), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (front, back)
 
 
 def test_text_from_the_run_is_never_markup(tmp_path: Path) -> None:
@@ -435,13 +463,13 @@ def test_each_picture_is_asked_for_once_and_neighbours_are_bounded(
 
 def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
     peaks = []
-    for n in (100, 100, 500):
+    for n in (100, 100, 400):
         run = write_run(tmp_path / str(n), n)
         tracemalloc.start()
         write_report(run, lambda key: b"\xff\xd8" + bytes(3000))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # The first writing also pays for the template; 400 more cases are 9 bytes each and some names.
+    # The first writing also pays for the template; 300 more cases are 9 bytes each and some names.
     assert peaks[2] < 1.15 * peaks[1]
 
 
