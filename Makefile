@@ -1,0 +1,53 @@
+# Everything runs in .venv, which `setup` makes; each target needs no other to be called first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DONE := $(VENV)/.done
+ROOMS := secondlook orchestrator agents retrieval prompts eval
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types bench clean
+
+help: ## Show what can be made.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(DONE) ## Install everything into .venv (2 to 4 minutes the first time).
+
+$(DONE): pyproject.toml constraints.txt
+	@echo "Making $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." && false)
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "Installing torch, open_clip, langgraph, chromadb and the rest (about 3 GB on disk) ..."
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --group dev --editable .
+	@touch $(DONE)
+	@echo "Installed."
+
+demo: $(DONE) ## Render leaves, fit, evaluate and write demo-run/report.html.
+	@$(BIN)/secondlook demo --out demo-run
+
+test: $(DONE) ## Run the tests (under 5 minutes).
+	@echo "Running the tests ..."
+	@$(BIN)/python -m pytest
+
+lint: $(DONE) ## Check style and the order of imports between rooms.
+	@echo "Checking style ..."
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+types: $(DONE) ## Check types; the rooms are linked under .typecheck/secondlook as they are installed.
+	@echo "Checking types ..."
+	@rm -rf .typecheck && mkdir -p .typecheck/secondlook
+	@for f in secondlook/*; do ln -s ../../$$f .typecheck/secondlook/; done
+	@for r in orchestrator agents retrieval prompts eval; do ln -s ../../$$r .typecheck/secondlook/$$r; done
+	@cd .typecheck && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml -p secondlook
+
+bench: $(DONE) ## Measure overhead, cache and memory (10 to 20 minutes).
+	@$(BIN)/python benchmarks/overhead.py
+	@$(BIN)/python benchmarks/warm_cache.py
+	@$(BIN)/python benchmarks/memory.py
+	@$(BIN)/python benchmarks/start.py
+
+clean: ## Delete what was made.
+	rm -rf $(VENV) .typecheck demo-run build *.egg-info

@@ -1,0 +1,128 @@
+"""The demonstration: rendered leaves, fitted, judged and reported, offline."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+from PIL import Image
+
+from secondlook.agents.embedding_cache import EmbeddingCache, default_cache_folder
+from secondlook.agents.errors import ConfigError
+from secondlook.eval.evaluate import evaluate
+from secondlook.eval.fit import fit
+from secondlook.leaves import LABELS, Leaf, render_leaf
+from secondlook.orchestrator.fitted import MODEL_FILE
+from secondlook.strangers import write_strangers
+
+SPLITS = {"train": 12, "calibration": 16, "test": 9}
+"""Leaves per label of each split; 64 calibration leaves can promise an error under 5 %."""
+VIEWS = 2
+STRANGERS = 40
+SEED = 20_000
+"""First seed of the demonstration's leaves: far from those that leaf-tiny was trained on."""
+MARK = "secondlook-demo"
+Progress = Callable[[str, int, int | None], None]
+
+
+def demo_image(label: str, seed: int = 30_000, view: int = 0) -> Image.Image:
+    """Draw a leaf that the demonstration model has not seen.
+
+    Parameters
+    ----------
+    label : str
+        One of `secondlook.leaves.LABELS`.
+    seed : int
+        Which leaf.
+    view : int
+        Which photograph of it.
+
+    Examples
+    --------
+    >>> demo_image("scab").size
+    (256, 256)
+    """
+    return render_leaf(Leaf.grow(label, seed), view).image
+
+
+def write_demo_images(folder: Path, progress: Progress) -> Path:
+    """Draw the demonstration's leaves, on all cores, with an index that names group and split.
+
+    Returns
+    -------
+    Path
+        The folder, which holds index.csv.
+    """
+    jobs: list[tuple[str, int, str]] = []
+    for label in LABELS:
+        seed = SEED
+        for split, leaves in SPLITS.items():
+            jobs += [(label, seed + number, split) for number in range(leaves)]
+            seed += leaves
+    rows: list[tuple[str, str, str, str]] = []
+    with ProcessPoolExecutor() as pool:
+        for done, written in enumerate(pool.map(_draw, [str(folder)] * len(jobs), jobs, chunksize=4), 1):
+            rows += written
+            progress("drawing leaves", done, len(jobs))
+    with (folder / "index.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "group", "split"))
+        writer.writerows(rows)
+    return folder
+
+
+def _draw(folder: str, job: tuple[str, int, str]) -> list[tuple[str, str, str, str]]:
+    label, seed, split = job
+    group = f"{label}-{seed}"
+    rows = []
+    (Path(folder) / split / label).mkdir(parents=True, exist_ok=True)
+    for view in range(VIEWS):
+        path = f"{split}/{label}/{group}_{view}.jpg"
+        demo_image(label, seed, view).save(Path(folder) / path, quality=92)
+        rows.append((path, label, group, split))
+    return rows
+
+
+def run_demo(out: Path, progress: Progress) -> tuple[dict[str, float | int | str | None], Path | None]:
+    """Draw, fit, evaluate and report, in a folder of its own; a demonstration that is there is done anew.
+
+    Returns
+    -------
+    metrics : dict
+        See `secondlook.eval.summary.summarise`.
+    report : Path
+    """
+    _clear(out)
+    images = write_demo_images(out / "images", progress)
+    strangers = write_strangers(out / "strangers", STRANGERS, seed=SEED)
+    with EmbeddingCache(out / "cache") as cache:
+        fit(images, out / "model", cache=cache, progress=progress)
+        found = evaluate(images, out / "model", out / "run", cache=cache, ood=[strangers], progress=progress)
+    return found.metrics, found.report
+
+
+def demo_model() -> Path:
+    """Return the demonstration model of this version, fitted and kept in the cache folder on first use."""
+    home = default_cache_folder() / f"demo-{version('secondlook')}"
+    if not (home / "model" / MODEL_FILE).is_file():
+        _clear(home)
+        images = write_demo_images(home / "images", lambda what, done, total: None)
+        fit(images, home / "model")
+    return home / "model"
+
+
+def _clear(folder: Path) -> None:
+    """Empty a folder that an earlier demonstration made; refuse any other that is not empty."""
+    mark = folder / f".{MARK}"
+    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+        raise ConfigError(f"{folder} exists and is not a demonstration's folder.", "Choose another --out.")
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}.", "Choose a writable --out.") from error
