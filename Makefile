@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.done
-ROOMS := secondlook orchestrator agents retrieval prompts eval
+ROOMS := orchestrator agents retrieval prompts eval
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types bench clean
@@ -30,17 +30,20 @@ test: $(DONE) ## Run the tests (under 5 minutes).
 	@echo "Running the tests ..."
 	@$(BIN)/python -m pytest
 
+# The rooms as they are installed, for tools that look for packages on disk.
+link_rooms = rm -rf .typecheck && mkdir -p .typecheck/secondlook \
+	&& ln -s $(addprefix ../../,$(wildcard secondlook/*) $(ROOMS)) .typecheck/secondlook/
+
 lint: $(DONE) ## Check style and the order of imports between rooms.
 	@echo "Checking style ..."
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports
+	@$(link_rooms)
+	@cd .typecheck && PYTHONPATH=. ../$(BIN)/lint-imports --config ../pyproject.toml
 
-types: $(DONE) ## Check types; the rooms are linked under .typecheck/secondlook as they are installed.
+types: $(DONE) ## Check types.
 	@echo "Checking types ..."
-	@rm -rf .typecheck && mkdir -p .typecheck/secondlook
-	@for f in secondlook/*; do ln -s ../../$$f .typecheck/secondlook/; done
-	@for r in orchestrator agents retrieval prompts eval; do ln -s ../../$$r .typecheck/secondlook/$$r; done
+	@$(link_rooms)
 	@cd .typecheck && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml -p secondlook
 
 bench: $(DONE) ## Measure overhead, cache and memory (10 to 20 minutes).

@@ -1,0 +1,1 @@
+"""Who looks: cases, outcomes, encoder, agents and their calibration."""

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
@@ -26,9 +27,7 @@ EMBEDDED = "leaf-tiny"
 
 def embedded_folder() -> Path:
     """Folder of the OpenCLIP model that the package ships."""
-    import secondlook
-
-    return Path(next(iter(secondlook.__path__))) / "assets" / EMBEDDED
+    return Path(str(files("secondlook") / "assets" / EMBEDDED))
 
 
 class EncoderSpec(Frozen):

@@ -1,0 +1,1 @@
+"""How good it is: data sets, fit, runs, metrics and reports."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from secondlook.agents.case import Case
 from secondlook.agents.embedding_cache import EmbeddingCache
-from secondlook.agents.encoder import Device
+from secondlook.agents.encoder import Device, Encoder
 from secondlook.agents.errors import ConfigError
 from secondlook.eval.cases import list_images, read_dataset
 from secondlook.eval.dataset import LabelledCase
@@ -60,6 +60,7 @@ def triage(
     batch_size: int = 64,
     second_look: bool = True,
     report: bool = True,
+    encoder: Encoder | None = None,
     progress: Progress = silent,
 ) -> Triaged:
     """Judge every image of a folder, or one image, into a run folder.
@@ -69,7 +70,7 @@ def triage(
     images, model, out : Path
     cache : EmbeddingCache
         Also holds the report's thumbnails.
-    device, batch_size, second_look
+    device, batch_size, second_look, encoder
         See `secondlook.orchestrator.build.load_pipeline`.
     report : bool
         Whether to write report.html.
@@ -85,7 +86,13 @@ def triage(
     plan = Plan("triage", str(images), model, out, options)
     with (
         load_pipeline(
-            model, device=device, cache=cache, batch_size=batch_size, thumbnails=report, second_look=second_look
+            model,
+            device=device,
+            cache=cache,
+            batch_size=batch_size,
+            thumbnails=report,
+            second_look=second_look,
+            encoder=encoder,
         ) as pipeline,
         open_run(plan, pipeline) as run,
     ):
@@ -93,7 +100,7 @@ def triage(
         counts = Counter((row.action, row.reason) for row in run.rows())
         page = _finish(run, cache, report)
     accepted = sum(n for (action, _), n in counts.items() if action == "accept")
-    reasons = {reason: n for (action, reason), n in counts.items() if action == "review"}
+    reasons = {str(reason): n for (action, reason), n in counts.items() if action == "review"}
     return Triaged(sum(counts.values()), accepted, reasons, pace, page)
 
 

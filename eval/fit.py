@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from secondlook import prompts
-from secondlook.agents.case import Case, Task
+from secondlook.agents.calibration import Calibrator
+from secondlook.agents.case import Task
 from secondlook.agents.clip_head import fit_linear_head
 from secondlook.agents.clip_zero_shot import text_classifier
 from secondlook.agents.embedder import Embedder
@@ -23,84 +21,23 @@ from secondlook.agents.folds import grouped_folds
 from secondlook.agents.typicality import Typicality, fit_stranger_scores
 from secondlook.eval.cases import read_dataset
 from secondlook.eval.dataset import Dataset, LabelledCase, check_counts, check_disjoint, digest_of_split
-from secondlook.eval.held_out import Answers, ask_blocking, calibrate_all, second_look_cases
+from secondlook.eval.embedded import Embedded, embed_split
+from secondlook.eval.held_out import ask_blocking, calibrate_all, second_look_cases
+from secondlook.eval.look_fit import LookFit, count_flips, fit_look
 from secondlook.eval.progress import Progress, silent
 from secondlook.eval.record import track_record
 from secondlook.eval.splits import split_by_group, with_digests
+from secondlook.eval.task_file import read_task
 from secondlook.orchestrator.build import raw_panels
 from secondlook.orchestrator.config import Config
 from secondlook.orchestrator.fitted import INDEX_FOLDER, Arrays, Model, Split, fresh_folder, save_model
-from secondlook.orchestrator.fusion import Fitted, fit_pool
-from secondlook.orchestrator.gate import Gate, LookData, accept_in_order, choose_threshold, conformal_limit
+from secondlook.orchestrator.gate import Gate, choose_threshold, conformal_limit
 from secondlook.orchestrator.track_record import FlipLedger
-from secondlook.orchestrator.trust import Trust, features, fit_trust
 from secondlook.retrieval.index import build_index
 from secondlook.retrieval.search import Searcher
 from secondlook.retrieval.store import Item
 
 Floats = NDArray[np.float64]
-CHUNK = 256
-"""Cases embedded between two reports of progress."""
-MOST_UNREADABLE_NAMED = 3
-PACKAGED_DESCRIPTIONS = "apple_leaf.yaml"
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """A split that could be read, with its arrays.
-
-    Attributes
-    ----------
-    cases : tuple of N Case
-    vectors : ndarray of shape (N, D)
-    truth : ndarray of shape (N,)
-    groups : tuple of N str
-        A case without a group is its own.
-    """
-
-    cases: tuple[Case, ...]
-    vectors: NDArray[np.float32]
-    truth: NDArray[np.intp]
-    groups: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LookFit:
-    """Pool and trust of one look, with their cross-fitted output on the calibration cases."""
-
-    fitted: Fitted
-    trust: Trust
-    data: LookData
-    labels: NDArray[np.intp]
-    """Top label of each cross-fitted belief, of shape (N,)."""
-
-
-def read_task(labels: Sequence[str], descriptions: Path | None) -> Task:
-    """Make the task of a data set's labels, with descriptions from a YAML file.
-
-    Parameters
-    ----------
-    labels : sequence of str
-    descriptions : Path, optional
-        YAML with `labels`, a list of descriptions per label, and optionally `negatives`. Without one, the packaged
-        descriptions are taken where they know every label, else each label is described by its name.
-
-    Raises
-    ------
-    ConfigError
-        When the file is missing, is not such YAML, or names other labels.
-    """
-    try:
-        found = yaml.safe_load(prompts.load(descriptions or PACKAGED_DESCRIPTIONS).text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"The descriptions {descriptions} cannot be read: {error}", "Give a YAML file.") from error
-    known = found.get("labels") if isinstance(found, dict) else None
-    if not isinstance(known, dict) or not all(isinstance(v, list) for v in known.values()):
-        raise ConfigError(f"{descriptions} has no `labels:` with a list per label.", "See prompts/apple_leaf.yaml.")
-    if descriptions is None and not set(labels) <= set(known):
-        return Task(labels=tuple(labels))
-    phrases = {str(label): tuple(map(str, texts)) for label, texts in known.items() if descriptions or label in labels}
-    return Task(labels=tuple(labels), phrases=phrases, negatives=tuple(map(str, found.get("negatives") or ())))
 
 
 def choose_splits(dataset: Dataset, seed: int) -> tuple[list[LabelledCase], list[LabelledCase], list[str]]:
@@ -123,66 +60,6 @@ def choose_splits(dataset: Dataset, seed: int) -> tuple[list[LabelledCase], list
     parts = split_by_group(with_digests(dataset), seed=seed)
     note = f"The data set names no splits: split by group 60/20/20 with seed {seed}; the last fifth was not used."
     return list(parts.split("train")), list(parts.split("calibration")), [note]
-
-
-def embed_split(name: str, cases: Sequence[LabelledCase], task: Task, embedder: Embedder, progress: Progress) -> tuple[Embedded, list[str]]:
-    """Embed a split; images that cannot be read are left out and named in the notes."""
-    vectors: list[NDArray[np.float32]] = []
-    kept: list[LabelledCase] = []
-    errors: list[str] = []
-    progress(f"reading {name}", 0, len(cases))
-    for start in range(0, len(cases), CHUNK):
-        part = cases[start : start + CHUNK]
-        photos = [row.case.photo for row in part]
-        embedder.prepare(photos)
-        found = embedder.embed(photos)
-        for row, vector, error in zip(part, found.vectors, found.errors, strict=True):
-            if error is None:
-                kept.append(row)
-                vectors.append(vector)
-            else:
-                errors.append(error)
-            row.case.photo.release()
-        progress(f"reading {name}", start + len(part), len(cases))
-    if not kept:
-        raise ConfigError(f"No image of the {name} split can be read: {errors[0]}", "Check the folder.")
-    notes = []
-    if errors:
-        named = "; ".join(errors[:MOST_UNREADABLE_NAMED])
-        notes.append(f"{len(errors)} of {len(cases)} {name} images could not be read and were left out: {named}")
-    index = {label: k for k, label in enumerate(task.labels)}
-    return Embedded(
-        cases=tuple(row.case for row in kept),
-        vectors=np.stack(vectors),
-        truth=np.array([index[row.truth] for row in kept], dtype=np.intp),
-        groups=tuple(row.case.group or row.case.id for row in kept),
-    ), notes
-
-
-def fit_look(answers: Sequence[Answers], split: Embedded, typicality: Floats, folds: NDArray[np.intp] | None) -> LookFit:
-    """Fit pool and trust on calibrated answers, everything cross-fitted."""
-    probs = np.stack([a.probs for a in answers])
-    fitted = fit_pool(tuple(a.column for a in answers), probs, split.truth, folds)
-    labels = fitted.beliefs.argmax(axis=1)
-    right = labels == split.truth
-    trust, held_out = fit_trust(features(fitted.beliefs, probs, typicality), right, folds)
-    return LookFit(fitted, trust, LookData(held_out, ~right), labels)
-
-
-def count_flips(first: LookFit, second: LookFit, gate: Gate, typicality: Floats, truth: NDArray[np.intp]) -> FlipLedger:
-    """What second looks would do to the labels of the cases that would be looked at again."""
-    strangers = gate.strangers(typicality)
-    threshold = gate.threshold if gate.threshold is not None else float("inf")
-    accepted, _ = accept_in_order([first.data], threshold, strangers)
-    asked = ~accepted & ~strangers
-    before, after = first.labels[asked] == truth[asked], second.labels[asked] == truth[asked]
-    changed = first.labels[asked] != second.labels[asked]
-    return FlipLedger(
-        asked=int(asked.sum()),
-        fixed=int((~before & after).sum()),
-        broken=int((before & ~after).sum()),
-        changed_between_wrongs=int((~before & ~after & changed).sum()),
-    )
 
 
 def fit(
@@ -294,7 +171,7 @@ def _fit_all(
         )
         for a in (*first, *second)
     )
-    calibrators: dict[str, dict[int, object]] = {}
+    calibrators: dict[str, dict[int, Calibrator]] = {}
     for a in (*first, *second):
         calibrators.setdefault(a.agent, {})[a.look] = a.calibrator
     model = Model(
@@ -303,7 +180,7 @@ def _fit_all(
         encoder_digest=embedder.encoder.digest,
         prompt_sha256=templates.sha256,
         splits={name: _split(split, task) for name, split in splits.items()},
-        calibrators=calibrators,  # type: ignore[arg-type]
+        calibrators=calibrators,
         pools={look: found.fitted.pool for look, found in looks.items()},
         trusts={look: found.trust for look, found in looks.items()},
         gate=gate,
@@ -334,7 +211,9 @@ def _decisions(
     for look, found in looks.items():
         pool = found.fitted.pool
         if not pool.pooled:
-            said.append(f"Look {look}: the pool was not better than {pool.best_agent} on held-out cases, which decides.")
+            said.append(
+                f"Look {look}: the pool was not better than {pool.best_agent} on held-out cases, which decides."
+            )
     flips = f"on {ledger.asked} held-out cases it fixed {ledger.fixed} labels and broke {ledger.broken}"
     if use_second:
         said.append(f"The second look is on: {flips}.")

@@ -47,7 +47,7 @@ def track_record(
     calibrator : Calibrator
     rng : numpy.random.Generator
     """
-    answered = ~np.isnan(probs).any(axis=1)
+    answered: NDArray[np.bool_] = np.asarray(~np.isnan(probs).any(axis=1))
     p, y = probs[answered], truth[answered]
     units = [g for g, ok in zip(groups, answered, strict=True) if ok]
     confidence, top = p.max(axis=1, initial=0.0), p.argmax(axis=1)

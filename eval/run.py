@@ -136,4 +136,3 @@ def _digest(case: Case) -> str | None:
         return case.photo.digest
     except ImageError:
         return None
-

@@ -136,7 +136,7 @@ def summarise(scored: Scored, model: Model, columns: Sequence[str], panel: Float
 
 
 def _others(s: Scored, model: Model, columns: Sequence[str], panel: Floats) -> Metrics:
-    """The alternatives, on the same cases: each agent alone, and the plainest ways to combine them."""
+    """Compute the alternatives on the same cases: each agent alone, and the plainest ways to combine them."""
     best = max(model.records, key=lambda record: record.accuracy.value)
     names = {(r.agent, r.look): column for r, column in zip(model.records, columns, strict=True)}
     best_column = names[best.agent, best.look]

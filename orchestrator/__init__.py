@@ -1,0 +1,1 @@
+"""Who decides: fusion, trust, gate, verdict, and the graph that connects them."""

@@ -13,7 +13,7 @@ from secondlook.agents.clip_zero_shot import ClipZeroShot, TextClassifier
 from secondlook.agents.case import Task
 from secondlook.agents.embedder import Embedder
 from secondlook.agents.embedding_cache import EmbeddingCache
-from secondlook.agents.encoder import Device, OpenClipEncoder
+from secondlook.agents.encoder import Device, Encoder, OpenClipEncoder
 from secondlook.agents.errors import ConfigError
 from secondlook.orchestrator.fitted import INDEX_FOLDER, load_model
 from secondlook.orchestrator.nodes import Nodes
@@ -39,6 +39,7 @@ def load_pipeline(
     batch_size: int = 64,
     thumbnails: bool = False,
     second_look: bool = True,
+    encoder: Encoder | None = None,
 ) -> Pipeline:
     """Load what `fit` wrote.
 
@@ -53,6 +54,8 @@ def load_pipeline(
         Keep a small picture of each image for the report; needs a cache.
     second_look : bool
         False never looks again, whatever fit found.
+    encoder : Encoder, optional
+        One that is loaded already; must be the one the model was fitted with. By default it is loaded when needed.
 
     Raises
     ------
@@ -60,7 +63,7 @@ def load_pipeline(
         When the folder is missing, damaged, or was made with another encoder.
     """
     model, arrays = load_model(folder)
-    encoder = OpenClipEncoder(model.config.encoder, device)
+    encoder = encoder or OpenClipEncoder(model.config.encoder, device)
     if encoder.digest.split("-")[0] != model.encoder_digest.split("-")[0]:
         raise ConfigError(
             f"{folder} was fitted with the encoder {model.encoder_digest}, but {model.config.encoder.model!r} is now "

@@ -64,7 +64,7 @@ def demo(
 
 @app.command()
 def fit(
-    data: Annotated[Path, typer.Argument(help="Folder per label, folder with index.csv, or CSV: path,label,group,split.")],
+    data: Annotated[Path, typer.Argument(help="Folder per label, or a CSV: path,label,group,split.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
     encoder: Annotated[
         str, typer.Option(help="leaf-tiny, an OpenCLIP model name, or a folder with open_clip_config.json.")
@@ -188,7 +188,7 @@ def evaluate(
     model: Model,
     out: Out,
     split: Annotated[str | None, typer.Option(help="Which split; `test` where there is one, else all.")] = None,
-    ood: Annotated[list[Path] | None, typer.Option(help="Folder of images that are not of the task; repeatable.")] = None,
+    ood: Annotated[list[Path] | None, typer.Option(help="Folder of images of something else; repeatable.")] = None,
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Score images the model was fitted on.")] = False,
     device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
@@ -226,7 +226,7 @@ def show(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     as_json: Json = False,
 ) -> None:
-    """Show what a model folder knows: track records, weights, threshold, what fit switched off, what more would need."""
+    """Show what a model folder knows: track records, weights, threshold, and what a tighter one would need."""
     from secondlook.orchestrator.fitted import load_model
     from secondlook.show import print_model
 
@@ -268,8 +268,9 @@ def _cache(no_cache: bool) -> Iterator[EmbeddingCache]:
 def _device(name: str) -> DeviceName:
     from secondlook.agents.errors import ConfigError
 
-    if name == "auto" or name == "cpu" or name == "cuda":
-        return name
+    match name:
+        case "auto" | "cpu" | "cuda":
+            return name
     raise ConfigError(f"There is no device {name!r}.", "Use --device auto, cpu or cuda.")
 
 

@@ -9,7 +9,16 @@ from importlib.metadata import PackageNotFoundError, version
 from secondlook.agents.embedding_cache import default_cache_folder
 from secondlook.agents.encoder import embedded_folder
 
-PACKAGES = ("secondlook", "torch", "torchvision", "open_clip_torch", "langgraph", "chromadb", "transformers", "pydantic")
+PACKAGES = (
+    "secondlook",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "langgraph",
+    "chromadb",
+    "transformers",
+    "pydantic",
+)
 
 
 def examine() -> dict[str, str]:

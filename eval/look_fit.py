@@ -1,0 +1,57 @@
+"""Pool and trust of one look, and what a second look changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.eval.embedded import Embedded
+from secondlook.eval.held_out import Answers
+from secondlook.orchestrator.fusion import Fitted, fit_pool
+from secondlook.orchestrator.gate import Gate, LookData, accept_in_order
+from secondlook.orchestrator.track_record import FlipLedger
+from secondlook.orchestrator.trust import Trust, features, fit_trust
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LookFit:
+    """Pool and trust of one look, with their cross-fitted output on the calibration cases."""
+
+    fitted: Fitted
+    trust: Trust
+    data: LookData
+    labels: NDArray[np.intp]
+    """Top label of each cross-fitted belief, of shape (N,)."""
+
+
+def fit_look(
+    answers: Sequence[Answers], split: Embedded, typicality: Floats, folds: NDArray[np.intp] | None
+) -> LookFit:
+    """Fit pool and trust on calibrated answers, everything cross-fitted."""
+    probs = np.stack([a.probs for a in answers])
+    fitted = fit_pool(tuple(a.column for a in answers), probs, split.truth, folds)
+    labels = fitted.beliefs.argmax(axis=1)
+    right = labels == split.truth
+    trust, held_out = fit_trust(features(fitted.beliefs, probs, typicality), right, folds)
+    return LookFit(fitted, trust, LookData(held_out, ~right), labels)
+
+
+def count_flips(first: LookFit, second: LookFit, gate: Gate, typicality: Floats, truth: NDArray[np.intp]) -> FlipLedger:
+    """Count what second looks would do to the labels of the cases that would be looked at again."""
+    strangers = gate.strangers(typicality)
+    threshold = gate.threshold if gate.threshold is not None else float("inf")
+    accepted, _ = accept_in_order([first.data], threshold, strangers)
+    asked = ~accepted & ~strangers
+    before, after = first.labels[asked] == truth[asked], second.labels[asked] == truth[asked]
+    changed = first.labels[asked] != second.labels[asked]
+    return FlipLedger(
+        asked=int(asked.sum()),
+        fixed=int((~before & after).sum()),
+        broken=int((before & ~after).sum()),
+        changed_between_wrongs=int((~before & ~after & changed).sum()),
+    )
