@@ -17,6 +17,7 @@ from secondlook.agents.encoder import Device, Encoder
 from secondlook.agents.errors import ConfigError
 from secondlook.eval.cases import list_images, read_dataset
 from secondlook.eval.dataset import LabelledCase
+from secondlook.eval.figures import write_figures
 from secondlook.eval.held_out import poll
 from secondlook.eval.pictures import Pictures
 from secondlook.eval.progress import Progress, silent
@@ -30,6 +31,8 @@ from secondlook.orchestrator.pipeline import Pipeline
 
 POLLED = 256
 """Cases polled at once."""
+FIGURES = "figures"
+"""Folder of the static figures in a run folder."""
 
 
 class Triaged(NamedTuple):
@@ -117,6 +120,7 @@ def evaluate(
     batch_size: int = 64,
     second_look: bool = True,
     report: bool = True,
+    figures: bool = False,
     progress: Progress = silent,
 ) -> Evaluated:
     """Judge labelled cases and measure everything about it.
@@ -131,6 +135,8 @@ def evaluate(
         Folders of images that are not of the task; they should end in review.
     allow_seen : bool
         Score images that the model was fitted on, and stamp the report.
+    figures : bool
+        Whether to draw RUN/figures; see `secondlook.eval.figures.write_figures`.
     device, batch_size, second_look, report, progress
         See `triage`.
     """
@@ -153,6 +159,8 @@ def evaluate(
                 found = _judge_strangers(plan, pipeline, cases, inside, cache, report, progress)
                 metrics |= {f"ood/{folder.name}/{name}": value for name, value in found.items()}
             write_whole(out / METRICS, json.dumps(metrics, indent=1))
+            if figures:
+                write_figures(out, out / FIGURES)
             return Evaluated(metrics, _finish(run, cache, report))
 
 

@@ -194,6 +194,7 @@ def evaluate(
     batch_size: BatchSize = 64,
     no_second_look: NoSecond = False,
     no_report: NoReport = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw RUN/figures/*.svg and *.png for papers.")] = False,
     no_cache: NoCache = False,
     as_json: Json = False,
 ) -> None:
@@ -216,6 +217,7 @@ def evaluate(
             batch_size=batch_size,
             second_look=not no_second_look,
             report=not no_report,
+            figures=figures,
             progress=report,
         )
     _print_metrics(found.metrics, found.report, as_json)
