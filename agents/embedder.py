@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,7 @@ class Embedder:
     batch_size : int
         Images per encoder call.
     threads : int
-        Threads that read, decode and preprocess ahead.
+        Threads that read, decode and preprocess ahead; by default one a core, at most 16.
     thumbnails : bool
         Whether to keep a small picture of every photo that is decoded, for reports; needs a cache.
     """
@@ -57,7 +58,7 @@ class Embedder:
         cache: EmbeddingCache | None = None,
         *,
         batch_size: int = 32,
-        threads: int = 2,
+        threads: int | None = None,
         thumbnails: bool = False,
     ) -> None:
         self.encoder = encoder
@@ -66,7 +67,7 @@ class Embedder:
         self.encoded = 0
         """Images the encoder was run on so far: nothing when every embedding was cached."""
         self._thumbnails = thumbnails and cache is not None
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1), thread_name_prefix="decode")
         self._memory: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._ready: dict[str, torch.Tensor] = {}
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secondlook.eval.accuracy import balanced_accuracy
 from secondlook.eval.baselines import baselines
-from secondlook.eval.bootstrap import Interval, clustered_bootstrap, mean_interval, ratio_interval
+from secondlook.eval.bootstrap import Interval, clustered_bootstrap, mean_interval, ratio_interval, wilson
 from secondlook.eval.ood import auroc
 from secondlook.eval.reliability import brier, ccc, direction, ece, nll, ocr
 from secondlook.eval.selective import aurc
@@ -109,7 +109,7 @@ def summarise(scored: Scored, model: Model, columns: Sequence[str], panel: Float
     right = s.right
     wrong_accepted = s.accepted & ~right
     metrics: Metrics = {"n": len(right), "n_groups": len(set(s.groups)), "n_failed": int((s.label < 0).sum())}
-    _put(metrics, "acc/top1", mean_interval(right, s.groups, rng=rng))
+    _put(metrics, "acc/top1", _share(mean_interval(right, s.groups, rng=rng)))
     metrics["acc/balanced"] = balanced_accuracy(s.label, s.truth, s.probs.shape[1])
     _put(metrics, "cal/ece", clustered_bootstrap(ece, s.confidence, right, groups=s.groups, draws=500, rng=rng))
     metrics |= {
@@ -120,8 +120,10 @@ def summarise(scored: Scored, model: Model, columns: Sequence[str], panel: Float
         "cal/ccc": ccc(s.confidence, right),
         "cal/trust_ece": ece(s.trust, right),
     }
-    _put(metrics, "sel/coverage", mean_interval(s.accepted, s.groups, rng=rng))
-    _put(metrics, "sel/accepted_error", ratio_interval(wrong_accepted, s.accepted, s.groups, rng=rng))
+    _put(metrics, "sel/coverage", _share(mean_interval(s.accepted, s.groups, rng=rng)))
+    accepted_groups = len({g for g, taken in zip(s.groups, s.accepted, strict=True) if taken})
+    error = ratio_interval(wrong_accepted, s.accepted, s.groups, rng=rng)._replace(groups=accepted_groups)
+    _put(metrics, "sel/accepted_error", _share(error))
     metrics |= {
         "sel/target_risk": gate.target_risk,
         "sel/delta": gate.delta,
@@ -171,6 +173,13 @@ def summarise_strangers(inside: Sequence[float], outside: Sequence[float], revie
         "review_share": _clean(reviewed / n if n else math.nan),
         "auroc": _clean(auroc([-x for x in inside], [-x for x in outside])),
     }
+
+
+def _share(found: Interval) -> Interval:
+    """Give a share of 0 or 1, where resampling has no width, the interval of as many independent groups."""
+    if found.value in (0.0, 1.0) and found.groups:
+        return wilson(round(found.value * found.groups), found.groups)._replace(n=found.n)
+    return found
 
 
 def _put(metrics: Metrics, name: str, found: Interval) -> None:

@@ -50,15 +50,21 @@ class _Lines:
     def __init__(self) -> None:
         self._what = ""
         self._start = self._last = 0.0
+        self._before = 0
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
         now = time.monotonic()
         if what != self._what:
             self._what, self._start, self._last = what, now, now
+            self._before = done
             print(f"{what}{f' ({total})' if total and total > 20 else ''} ...", file=sys.stderr, flush=True)
+        elif done and not self._before:
+            # The first ones waited for models to load: the pace is counted from here.
+            self._start, self._before = now, done
         elif now - self._last >= PLAIN_EVERY_S:
             self._last = now
-            left = f", about {(now - self._start) / done * (total - done):.0f} s left" if total and done else ""
+            since = done - self._before
+            left = f", about {(now - self._start) / since * (total - done):.0f} s left" if total and since else ""
             print(f"{what}: {done}{f' of {total}' if total else ''}{left}", file=sys.stderr, flush=True)
 
 
