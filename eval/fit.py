@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook import prompts
+from secondlook.prompts import Prompt
 from secondlook.agents.calibration import Calibrator
 from secondlook.agents.case import Task
 from secondlook.agents.clip_head import fit_linear_head
@@ -19,18 +20,29 @@ from secondlook.agents.encoder import Device, OpenClipEncoder
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.folds import grouped_folds
 from secondlook.agents.typicality import Typicality, fit_stranger_scores
-from secondlook.eval.cases import read_dataset
+from secondlook.eval.cases import read_dataset, readable
 from secondlook.eval.dataset import Dataset, LabelledCase, check_counts, check_disjoint, digest_of_split
 from secondlook.eval.embedded import Embedded, embed_split
-from secondlook.eval.held_out import ask_blocking, calibrate_all, second_look_cases
-from secondlook.eval.look_fit import LookFit, count_flips, fit_look
+from secondlook.eval.held_out import ask_blocking, calibrate_all
+from secondlook.eval.look_fit import LookFit, count_flips, final_beliefs, fit_look
 from secondlook.eval.progress import Progress, silent
 from secondlook.eval.record import track_record
 from secondlook.eval.splits import split_by_group, with_digests
-from secondlook.eval.task_file import read_task
+from secondlook.eval.task_file import read_task, read_templates
 from secondlook.orchestrator.build import raw_panels
 from secondlook.orchestrator.config import Config
-from secondlook.orchestrator.fitted import INDEX_FOLDER, Arrays, Model, Split, fresh_folder, save_model
+from secondlook.orchestrator.evidence import with_evidence
+from secondlook.orchestrator.fitted import (
+    ARRAYS_FILE,
+    INDEX_FOLDER,
+    MODEL_FILE,
+    SEEN_FILE,
+    Arrays,
+    Model,
+    Split,
+    fresh_folder,
+    save_model,
+)
 from secondlook.orchestrator.gate import Gate, choose_threshold, conformal_limit
 from secondlook.orchestrator.track_record import FlipLedger
 from secondlook.retrieval.index import build_index
@@ -38,6 +50,8 @@ from secondlook.retrieval.search import Searcher
 from secondlook.retrieval.store import Item
 
 Floats = NDArray[np.float64]
+FEWEST = {"train": 2, "calibration": 5}
+"""Least number of cases of each label, by split."""
 
 
 def choose_splits(dataset: Dataset, seed: int) -> tuple[list[LabelledCase], list[LabelledCase], list[str]]:
@@ -95,21 +109,42 @@ def fit(
         For data, options or places that the user can put right.
     """
     config = config or Config()
+    templates = read_templates(config.templates)
     dataset = read_dataset(data)
     train_cases, calibration_cases, notes = choose_splits(dataset, config.seed)
     task = read_task(dataset.labels, descriptions)
-    check_counts(train_cases, 2, "train", task.labels)
-    check_counts(calibration_cases, 5, "calibration", task.labels)
-    with fresh_folder(out) as folder:
+    rows = {"train": train_cases, "calibration": calibration_cases}
+    _check_enough(rows, task)
+    with fresh_folder(_only_models(out)) as folder:
         embedder = Embedder(OpenClipEncoder(config.encoder, device), cache, batch_size=64)
-        train, lost = embed_split("train", train_cases, task, embedder, progress)
-        calibration, lost_too = embed_split("calibration", calibration_cases, task, embedder, progress)
-        splits = {"train": train, "calibration": calibration}
-        check_disjoint({name: _labelled(split, task) for name, split in splits.items()})
-        model, arrays = _fit_all(folder, task, config, embedder, splits, [*notes, *lost, *lost_too], progress)
+        splits = {}
+        for name, cases in rows.items():
+            splits[name], lost = embed_split(name, cases, task, embedder, progress)
+            notes += lost
+        labelled = {name: _labelled(split, task) for name, split in splits.items()}
+        _check_enough(labelled, task, notes)
+        check_disjoint(labelled)
+        model, arrays = _fit_all(folder, task, config, templates, embedder, splits, notes, progress)
         seen = {case.photo.digest for split in splits.values() for case in split.cases}
         save_model(folder, model, arrays, seen)
     return model
+
+
+def _check_enough(rows: Mapping[str, Sequence[LabelledCase]], task: Task, notes: Sequence[str] = ()) -> None:
+    try:
+        for name, minimum in FEWEST.items():
+            check_counts(rows[name], minimum, name, task.labels)
+    except ConfigError as error:
+        raise ConfigError(" ".join((error.what, *notes)), error.remedy) from error
+
+
+def _only_models(out: Path) -> Path:
+    """Refuse to replace a folder that holds anything but a model, whatever else is called model.json."""
+    out = out.resolve()
+    known = {MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER}
+    if out.is_dir() and (foreign := sorted(path.name for path in out.iterdir() if path.name not in known)):
+        raise ConfigError(f"{out} holds {foreign[0]}, which is not part of a model folder.", "Choose another --out.")
+    return out
 
 
 def _labelled(split: Embedded, task: Task) -> list[LabelledCase]:
@@ -120,6 +155,7 @@ def _fit_all(
     folder: Path,
     task: Task,
     config: Config,
+    templates: Prompt,
     embedder: Embedder,
     splits: dict[str, Embedded],
     notes: list[str],
@@ -127,7 +163,6 @@ def _fit_all(
 ) -> tuple[Model, Arrays]:
     rng = np.random.default_rng(config.seed)
     train, calibration = splits["train"], splits["calibration"]
-    templates = prompts.load(config.templates)
     steps = iter(range(1, 7))
 
     def step(what: str) -> None:
@@ -142,7 +177,7 @@ def _fit_all(
     typicality = typical.of(scores)
     step("building the index")
     items = [
-        Item(id=c.id, label=task.labels[y], group=c.group, path=str(c.photo.path), digest=c.photo.digest)
+        Item(id=c.id, label=task.labels[y], group=c.group, path=readable(str(c.photo.path)), digest=c.photo.digest)
         for c, y in zip(train.cases, train.truth, strict=True)
     ]
     folds = grouped_folds(calibration.truth, calibration.groups, rng)
@@ -152,8 +187,9 @@ def _fit_all(
         step("asking the first panel")
         first_said = ask_blocking(panels[1], calibration.cases)
         step("asking the second panel")
-        again = second_look_cases(calibration.cases, embedder, searcher, config.views)
-        second_said = ask_blocking(panels[2], again)
+        second_said = ask_blocking(
+            panels[2], calibration.cases, lambda part: with_evidence(part, embedder, searcher, config.views)
+        )
     step("calibrating")
     k = len(task.labels)
     first = calibrate_all(first_said, calibration.truth, folds, k)
@@ -162,8 +198,8 @@ def _fit_all(
     looks[2] = fit_look([*first, *second], calibration, typicality, folds)
     step("choosing the threshold")
     gate, ledger, use_second = _choose_gate(config, looks, typicality, calibration)
-    last = looks[2 if use_second else 1]
-    limit = conformal_limit(last.fitted.beliefs, calibration.truth, config.set_level)
+    beliefs = final_beliefs(looks[1], looks[2], gate, typicality) if use_second else looks[1].fitted.beliefs
+    limit = conformal_limit(beliefs, calibration.truth, config.set_level)
     gate = gate.model_copy(update={"set_level": config.set_level, "set_limit": limit})
     records = tuple(
         track_record(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from anyio import run as run_async
+from anyio.from_thread import start_blocking_portal
 from numpy.typing import NDArray
 
 from secondlook.agents.base import Agent
 from secondlook.agents.calibration import Calibrator, fit_calibrator, log_distribution
-from secondlook.agents.case import Case, Evidence
-from secondlook.agents.embedder import Embedder
+from secondlook.agents.case import Case
 from secondlook.agents.prediction import Failure, Outcome
+from secondlook.orchestrator.evidence import with_evidence
 from secondlook.orchestrator.nodes import Nodes
 from secondlook.orchestrator.panel import ask, column
-from secondlook.retrieval.search import Searcher
 
 Floats = NDArray[np.float64]
+PART = 256
+"""Cases asked about at once."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,6 @@ class Answers:
         return column(self.agent, self.look)
 
 
-def second_look_cases(
-    cases: Sequence[Case], embedder: Embedder, searcher: Searcher, views: tuple[str, ...]
-) -> list[Case]:
-    """Give every case the evidence a second look would have."""
-    found = searcher.search(embedder.embed([case.photo for case in cases]).vectors, cases)
-    return [
-        case.model_copy(update={"evidence": Evidence(neighbours=neighbours, views=views)})
-        for case, neighbours in zip(cases, found, strict=True)
-    ]
-
-
 def poll(nodes: Nodes, cases: Sequence[Case]) -> dict[str, list[Outcome]]:
     """Ask every agent at every look about all cases, whatever the gate would say; for comparison only.
 
@@ -68,22 +58,39 @@ def poll(nodes: Nodes, cases: Sequence[Case]) -> dict[str, list[Outcome]]:
     dict of str to list of Outcome
         Calibrated, by column, in the order of the cases.
     """
-    errors = nodes.embedder.embed([case.photo for case in cases]).errors
-    readable = [case for case, error in zip(cases, errors, strict=True) if error is None]
-    again = second_look_cases(readable, nodes.embedder, nodes.open_searcher(), nodes.model.config.views)
-    found = ask_blocking(nodes.panels[1], readable) | ask_blocking(nodes.panels[2], again)
-    return {name: list(_with_failures(name, answers, errors)) for name, answers in found.items()}
+    again = with_evidence(cases, nodes.embedder, nodes.open_searcher(), nodes.model.config.views)
+    return ask_blocking(nodes.panels[1], cases) | ask_blocking(nodes.panels[2], again)
 
 
-def _with_failures(name: str, answers: list[Outcome], errors: Sequence[str | None]) -> Iterator[Outcome]:
-    rest = iter(answers)
-    for error in errors:
-        yield next(rest) if error is None else Failure(agent=name, error=error)
+def ask_blocking(
+    agents: Sequence[Agent],
+    cases: Sequence[Case],
+    enrich: Callable[[Sequence[Case]], Sequence[Case]] = lambda part: part,
+) -> dict[str, list[Outcome]]:
+    """Ask a panel from synchronous code, within a running event loop too.
 
+    Parameters
+    ----------
+    agents : sequence of Agent
+    cases : sequence of Case
+        Asked about `PART` at a time; their pixels are let go of afterwards, so that any number fits into memory.
+    enrich : callable
+        Gives the cases of a part the evidence of a second look.
 
-def ask_blocking(agents: Sequence[Agent], cases: Sequence[Case]) -> dict[str, list[Outcome]]:
-    """Ask a panel from synchronous code; by column."""
-    return run_async(ask, agents, cases)
+    Returns
+    -------
+    dict of str to list of Outcome
+        By column, in the order of the cases.
+    """
+    answers: dict[str, list[Outcome]] = {}
+    with start_blocking_portal() as portal:
+        for start in range(0, len(cases), PART):
+            part = cases[start : start + PART]
+            for name, found in portal.call(ask, agents, enrich(part)).items():
+                answers.setdefault(name, []).extend(found)
+            for case in part:
+                case.photo.release()
+    return answers
 
 
 def calibrate_all(

@@ -1,1 +1,1 @@
-"""Who decides: fusion, trust, gate, verdict, and the graph that connects them."""
+"""Who decides: fusion, trust, the gate, the graph, and the verdict with its trail."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cache as cache_result
 from pathlib import Path
 
 from secondlook.agents.base import Agent
 from secondlook.agents.calibration import Calibrated
+from secondlook.agents.case import Task
 from secondlook.agents.clip_head import ClipHead, LinearHead
 from secondlook.agents.clip_zero_shot import ClipZeroShot, TextClassifier
-from secondlook.agents.case import Task
 from secondlook.agents.embedder import Embedder
 from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, Encoder, OpenClipEncoder
@@ -76,9 +77,12 @@ def load_pipeline(
         look: [Calibrated(agent, model.calibrators[agent.name]) for agent in agents] for look, agents in raw.items()
     }
 
+    opened = ExitStack()
+
     @cache_result
     def open_searcher() -> Searcher:
-        return Searcher(open_index(folder / INDEX_FOLDER, model.encoder_digest), k=model.config.neighbours)
+        index = opened.enter_context(open_index(folder / INDEX_FOLDER, model.encoder_digest))
+        return Searcher(index, k=model.config.neighbours)
 
     looks = 2 if model.second_look and second_look else 1
-    return Pipeline(Nodes(model, arrays, embedder, panels, open_searcher, looks), batch_size)
+    return Pipeline(Nodes(model, arrays, embedder, panels, open_searcher, looks), batch_size, opened.close)

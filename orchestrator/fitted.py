@@ -142,8 +142,17 @@ def load_model(folder: Path) -> tuple[Model, Arrays]:
 
 
 def load_seen(folder: Path) -> set[str]:
-    """Digests of the images that a model folder was fitted on."""
-    return set((folder / SEEN_FILE).read_text(encoding="utf-8").split())
+    """Read the digests of the images that a model folder was fitted on.
+
+    Raises
+    ------
+    ConfigError
+        When the file is missing or is not text.
+    """
+    try:
+        return set((folder / SEEN_FILE).read_text(encoding="utf-8").split())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder / SEEN_FILE} cannot be read: {error}.", "It is damaged; run fit again.") from error
 
 
 def _load_arrays(path: Path) -> Arrays:
@@ -171,6 +180,8 @@ def _first_line(error: Exception) -> str:
 def fresh_folder(final: Path) -> Iterator[Path]:
     """Write a model folder beside its final place and put it there whole, so that a kill leaves no half of one.
 
+    One that is there already is set aside under a hidden name, and deleted only when the new one is in its place.
+
     Yields
     ------
     Path
@@ -181,6 +192,7 @@ def fresh_folder(final: Path) -> Iterator[Path]:
     ConfigError
         When the place is taken by something that is not a model folder, or cannot be written.
     """
+    final = final.resolve()
     empty = final.is_dir() and not any(final.iterdir())
     if final.exists() and not empty and not (final / MODEL_FILE).is_file():
         raise ConfigError(f"{final} exists and is not a model folder.", "Choose another --out.")
@@ -191,9 +203,11 @@ def fresh_folder(final: Path) -> Iterator[Path]:
         raise ConfigError(f"{final} cannot be written: {error}.", "Choose a writable --out.") from error
     try:
         yield temporary
-        if final.exists():
-            shutil.rmtree(final)
         temporary.chmod(0o755)
+        old = temporary.with_name(f"{temporary.name}.old")
+        if final.exists():
+            final.rename(old)
         temporary.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -40,6 +41,11 @@ class Pool(Frozen):
         """In words, for trails."""
         return "log-linear pool" if self.pooled else f"best agent: {self.best_agent}"
 
+    def fused_from(self, answered: Collection[str]) -> str:
+        """In words, how one case was fused of those who answered, by column."""
+        lost = not any(weight > 0 and name in answered for name, weight in zip(self.agents, self.weights, strict=True))
+        return "equal weights, as all with weight failed" if answered and lost else self.fused_by
+
     def fuse(self, probs: Floats) -> Floats:
         """Fuse.
 
@@ -51,15 +57,14 @@ class Pool(Frozen):
         Returns
         -------
         ndarray of shape (N, K)
-            Beliefs; the prior where everybody with weight failed but somebody answered, nan where nobody answered.
+            Beliefs; where everybody with weight failed, whoever did answer stands in with weight 1 / M; nan where
+            nobody answered.
         """
-        belief = fuse(probs, np.array(self.weights), np.array(self.prior))
-        if not self.pooled:
-            # The best agent failed: whoever did answer stands in, equally.
-            lost = np.isnan(probs[self.agents.index(self.best_agent)]).any(axis=1)
-            if lost.any():
-                equal = np.full(len(self.agents), 1 / len(self.agents))
-                belief[lost] = fuse(probs[:, lost], equal, np.array(self.prior))
+        weights, prior = np.array(self.weights), np.array(self.prior)
+        belief = fuse(probs, weights, prior)
+        lost = np.isnan(probs[weights > 0]).any(axis=2).all(axis=0)
+        if lost.any():
+            belief[lost] = fuse(probs[:, lost], np.full(len(weights), 1 / len(weights)), prior)
         return belief
 
 
@@ -84,9 +89,7 @@ class Fitted(NamedTuple):
     """Cross-fitted beliefs of shape (N, K)."""
 
 
-def fit_pool(
-    agents: tuple[str, ...], probs: Floats, truth: NDArray[np.intp], folds: NDArray[np.intp] | None
-) -> Fitted:
+def fit_pool(agents: tuple[str, ...], probs: Floats, truth: NDArray[np.intp], folds: NDArray[np.intp] | None) -> Fitted:
     """Fit the weights by cross-validation and decide between pool and best member.
 
     Parameters
@@ -104,16 +107,16 @@ def fit_pool(
     Fitted
     """
     n_labels = probs.shape[2]
-    # One case of every label is added, so that no label is impossible.
-    prior = (np.bincount(truth, minlength=n_labels) + 1.0) / (len(truth) + n_labels)
+    prior = prior_of(truth, n_labels)
     nll = {name: nll_of(row, truth, prior) for name, row in zip(agents, probs, strict=True)}
     best = min(nll, key=lambda name: nll[name])
     beliefs = np.empty(probs.shape[1:])
     if folds is not None:
         for fold in np.unique(folds):
             inside, outside = folds != fold, folds == fold
-            weights = fit_weights(probs[:, inside], truth[inside], prior)
-            beliefs[outside] = fuse(probs[:, outside], weights, prior)
+            known = prior_of(truth[inside], n_labels)
+            weights = fit_weights(probs[:, inside], truth[inside], known)
+            beliefs[outside] = fuse(probs[:, outside], weights, known)
         nll["pool"] = nll_of(beliefs, truth, prior)
     pooled = "pool" in nll and nll["pool"] < nll[best]
     weights = fit_weights(probs, truth, prior) if pooled else np.array([float(a == best) for a in agents])
@@ -129,27 +132,45 @@ def fit_pool(
     return Fitted(pool, beliefs if pooled else pool.fuse(probs))
 
 
+def prior_of(truth: NDArray[np.intp], n_labels: int) -> Floats:
+    """Label frequencies of shape (K,), one case of every label added, so that none is impossible."""
+    return (np.bincount(truth, minlength=n_labels) + 1.0) / (len(truth) + n_labels)
+
+
 def fit_weights(probs: Floats, truth: NDArray[np.intp], prior: Floats) -> Floats:
     """Weights w >= 0 of shape (M,) that minimise the NLL plus `SHRINKAGE` times the squared distance to 1 / M."""
     from scipy.optimize import minimize
 
-    m, n, _ = probs.shape
+    m = len(probs)
     log_prior = np.log(prior)
     evidence = np.where(np.isnan(probs), 0.0, np.log(np.maximum(probs, TINY)) - log_prior)
-    equal = np.full(m, 1 / m)
 
     def loss(w: Floats) -> tuple[float, Floats]:
-        log_p = log_prior + np.einsum("m,mnk->nk", w, evidence)
-        log_p -= log_p.max(axis=1, keepdims=True)
-        p = np.exp(log_p)
-        p /= p.sum(axis=1, keepdims=True)
-        value = -np.log(np.maximum(p[np.arange(n), truth], TINY)).sum() + SHRINKAGE * ((w - equal) ** 2).sum()
-        said = evidence[:, np.arange(n), truth].sum(axis=1)
-        expected = np.einsum("nk,mnk->m", p, evidence)
-        return float(value), expected - said + 2 * SHRINKAGE * (w - equal)
+        return penalised_nll(w, evidence, truth, log_prior)
 
-    found = minimize(loss, equal, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * m)
+    found = minimize(loss, np.full(m, 1 / m), jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * m)
     return cast("Floats", found.x)
+
+
+def penalised_nll(w: Floats, evidence: Floats, truth: NDArray[np.intp], log_prior: Floats) -> tuple[float, Floats]:
+    """Compute what `fit_weights` minimises, and its gradient of shape (M,).
+
+    Parameters
+    ----------
+    w : ndarray of shape (M,)
+    evidence : ndarray of shape (M, N, K)
+        log p_m(k) - log prior(k); 0 where an agent failed.
+    truth : ndarray of shape (N,)
+    log_prior : ndarray of shape (K,)
+    """
+    rows = np.arange(len(truth))
+    log_p = log_prior + np.einsum("m,mnk->nk", w, evidence)
+    log_p -= np.logaddexp.reduce(log_p, axis=1, keepdims=True)
+    away = w - 1 / len(w)
+    value = SHRINKAGE * (away**2).sum() - log_p[rows, truth].sum()
+    said = evidence[:, rows, truth].sum(axis=1)
+    expected = np.einsum("nk,mnk->m", np.exp(log_p), evidence)
+    return float(value), expected - said + 2 * SHRINKAGE * away
 
 
 def nll_of(probs: Floats, truth: NDArray[np.intp], prior: Floats) -> float:

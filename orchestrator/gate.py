@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,23 +39,24 @@ class Gate(Frozen):
     set_level: float = 0.9
     """Coverage of the prediction sets."""
     set_limit: float = 1.0
-    """A label enters the prediction set when its belief is at least 1 - set_limit."""
+    """A label enters the prediction set when 1 - belief is at most this."""
 
     def accepts(self, trust: Floats, typicality: Floats) -> NDArray[np.bool_]:
         """Which of N cases are accepted."""
         if self.threshold is None:
             return np.zeros(len(trust), dtype=np.bool_)
-        return cast("NDArray[np.bool_]", (trust >= self.threshold) & ~self.strangers(typicality))
+        return (trust >= self.threshold) & ~self.strangers(typicality)
 
     def strangers(self, typicality: Floats) -> NDArray[np.bool_]:
         """Which of N cases resemble nothing the model was fitted on."""
-        return cast("NDArray[np.bool_]", typicality < self.stranger_limit)
+        return typicality < self.stranger_limit
 
     def prediction_sets(self, belief: Floats) -> NDArray[np.bool_]:
         """Membership of shape (N, K): labels that together hold the truth at `set_level`; all where unknown."""
-        inside = np.isnan(belief) | (belief >= 1 - self.set_limit)
+        # 1 - belief, as in `conformal_limit`: the other way round, rounding would lose the label at the limit.
+        inside = np.isnan(belief) | (1 - belief <= self.set_limit)
         inside[np.arange(len(belief)), np.nan_to_num(belief).argmax(axis=1)] = True
-        return cast("NDArray[np.bool_]", inside)
+        return inside
 
 
 class LookData(NamedTuple):
@@ -65,9 +66,7 @@ class LookData(NamedTuple):
     wrong: NDArray[np.bool_]
 
 
-def choose_threshold(
-    gate: Gate, looks: Sequence[LookData], typicality: Floats, groups: Sequence[str]
-) -> Gate:
+def choose_threshold(gate: Gate, looks: Sequence[LookData], typicality: Floats, groups: Sequence[str]) -> Gate:
     """Choose the threshold of largest coverage whose risk is bounded, by learn-then-test.
 
     A case is accepted at the first look whose trust reaches the threshold. For each threshold of `GRID`, strictest
@@ -136,7 +135,7 @@ def group_losses(unit: NDArray[np.intp], accepted: NDArray[np.bool_], wrong: NDA
     """Share of wrong among accepted cases, for each group that has an accepted case."""
     taken = np.bincount(unit, weights=accepted)
     lost = np.bincount(unit, weights=wrong)
-    return cast("Floats", lost[taken > 0] / taken[taken > 0])
+    return lost[taken > 0] / taken[taken > 0]
 
 
 def risk_p_value(losses: Floats, target: float, *, exact: bool) -> float:
@@ -168,18 +167,20 @@ def risk_p_value(losses: Floats, target: float, *, exact: bool) -> float:
 
 
 def units_needed(target: float, delta: float) -> int:
-    """Groups needed to promise the target at level 1 - delta without a single error: (1 - r)^n <= delta."""
-    return math.ceil(math.log(delta) / math.log1p(-target))
+    """Count the groups needed to promise the target without a single error: the least n with (1 - r)^n <= delta."""
+    return math.ceil(math.log(delta) / math.log1p(-target) - 1e-9)
 
 
 def conformal_limit(belief: Floats, truth: NDArray[np.intp], level: float) -> float:
     """Least-ambiguous-set limit: the finite-sample quantile of 1 - belief in the truth, on held-out cases.
 
+    A belief of nan scores 0, since its set holds every label.
+
     References
     ----------
     Sadinle, Lei and Wasserman (2019), https://arxiv.org/abs/1609.00451.
     """
-    scores = np.sort(1 - belief[np.arange(len(truth)), truth])
+    scores = np.sort(np.nan_to_num(1 - belief[np.arange(len(truth)), truth], nan=0.0))
     rank = math.ceil((len(scores) + 1) * level)
     return 1.0 if rank > len(scores) else float(scores[rank - 1])
 

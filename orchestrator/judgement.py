@@ -36,7 +36,9 @@ class Judgement:
     reasons: tuple[Reason, ...]
 
 
-def judge(pool: Pool, trust: Trust, gate: Gate, probs: Floats, typicality: Floats, *, may_look_again: bool) -> Judgement:
+def judge(
+    pool: Pool, trust: Trust, gate: Gate, probs: Floats, typicality: Floats, *, may_look_again: bool
+) -> Judgement:
     """Fuse, trust, decide.
 
     Parameters
@@ -46,14 +48,16 @@ def judge(pool: Pool, trust: Trust, gate: Gate, probs: Floats, typicality: Float
     probs : ndarray of shape (M, N, K)
         Calibrated distributions in the pool's order, nan for failures.
     typicality : ndarray of shape (N,)
-        nan where the image has no embedding.
+        nan where the image has no embedding; such a case is not decided on, whoever answered.
     may_look_again : bool
         Whether a further look is left.
     """
     belief = pool.fuse(probs)
+    # A stranger cannot be told without an embedding, so nothing is believed of such a case.
+    belief[np.isnan(typicality)] = np.nan
     typical = np.nan_to_num(typicality, nan=1.0)
     scores = trust.of(features(belief, probs, typical))
-    unknown = np.isnan(belief).any(axis=1)
+    unknown = np.asarray(np.isnan(belief).any(axis=1))
     strangers = gate.strangers(typical)
     accepted = gate.accepts(scores, typical) & ~unknown
     decisions: list[Decision] = []
@@ -82,20 +86,24 @@ def _reason(unknown: bool, stranger: bool, accepted: bool, gate: Gate) -> Reason
 
 def explain(reason: Reason, decision: Decision, gate: Gate, trust: float, typicality: float, errors: str) -> str:
     """Say in a sentence, with its numbers, why the gate decided so."""
+    # Five digits where three would show both numbers as one, or as certainty.
+    digits = 5 if trust >= 0.9995 or abs(trust - (gate.threshold or 0.0)) < 0.001 else 3
+    target = f"{100 * gate.target_risk:.3g}%"
     after = ", so it is looked at again" if decision == "look_again" else ""
     match reason:
         case "trusted":
-            return f"Trust {trust:.3f} reaches the {gate.threshold:.3f} that holds the error under {gate.target_risk:.0%}."
+            return f"Trust {trust:.{digits}f} reaches the {gate.threshold:.{digits}f} that holds errors under {target}."
         case "low_trust":
-            return f"Trust {trust:.3f} is below the {gate.threshold:.3f} that is needed{after}."
+            return f"Trust {trust:.{digits}f} is below the {gate.threshold:.{digits}f} that is needed{after}."
         case "no_threshold":
-            return f"No threshold can promise an error under {gate.target_risk:.0%}{after or ', so nothing is accepted'}."
+            so = after or ", so nothing is accepted"
+            return f"No threshold can promise an error under {target}{so}."
         case "stranger":
             return (
                 f"Unlike what the model was fitted on: only {typicality:.1%} of its own held-out images are as unusual "
                 f"(limit {gate.stranger_limit:.1%})."
             )
         case "no_outcome":
-            return f"No agent could answer: {errors}"
+            return f"No agent could answer: {errors or 'the image has no embedding.'}"
         case _:
             assert_never(reason)

@@ -12,7 +12,8 @@ from secondlook.agents.base import Agent
 from secondlook.agents.case import Case, Evidence
 from secondlook.agents.embedder import Embedder
 from secondlook.agents.errors import ImageError, RetrievalError
-from secondlook.agents.prediction import Outcome
+from secondlook.agents.prediction import Failure, Outcome
+from secondlook.orchestrator.evidence import with_evidence
 from secondlook.orchestrator.fitted import Arrays, Model
 from secondlook.orchestrator.judgement import Decision, Judgement, explain, judge
 from secondlook.orchestrator.panel import ask, opinion, stack
@@ -87,9 +88,7 @@ class Nodes:
         probs = stack(rows, pool.agents, len(self.model.task.labels))
         typicality = np.array([state["typicality"][i] for i in pending])
         may_look_again = look < self.looks
-        found = judge(
-            pool, self.model.trusts[look], self.model.gate, probs, typicality, may_look_again=may_look_again
-        )
+        found = judge(pool, self.model.trusts[look], self.model.gate, probs, typicality, may_look_again=may_look_again)
         sets = self.model.gate.prediction_sets(found.belief)
         trails, verdicts = dict(state["trails"]), dict(state["verdicts"])
         for row, i in enumerate(pending):
@@ -106,21 +105,21 @@ class Nodes:
         """Retrieve labelled neighbours for the pending cases and put them into the cases."""
         pending = state["pending"]
         cases = list(state["cases"])
-        # Pending cases were judged, so their images have embeddings, remembered from the first look.
-        vectors = self.embedder.embed([cases[i].photo for i in pending]).vectors
+        asking, views = [cases[i] for i in pending], self.model.config.views
         try:
-            found = self.open_searcher().search(vectors, [cases[i] for i in pending])
+            again = with_evidence(asking, self.embedder, self.open_searcher(), views)
         except RetrievalError:
-            found = [()] * len(pending)  # the vote then reports a failure for these cases; the others still look
-        for i, neighbours in zip(pending, found, strict=True):
-            evidence = Evidence(neighbours=neighbours, views=self.model.config.views)
-            cases[i] = cases[i].model_copy(update={"evidence": evidence})
+            # The vote then reports a failure for these cases; the others still look at the views.
+            again = [case.model_copy(update={"evidence": Evidence(views=views)}) for case in asking]
+        for i, case in zip(pending, again, strict=True):
+            cases[i] = case
         return {"cases": tuple(cases), "look": state["look"] + 1}
 
     def _trail(self, state: State, i: int, look: int, found: Judgement, row: int) -> LookTrail:
         pool, gate = self.model.pools[look], self.model.gate
         labels = self.model.task.labels
-        opinions = tuple(opinion(state["outcomes"][i][name], labels) for name in pool.agents)
+        outcomes = {name: state["outcomes"][i][name] for name in pool.agents}
+        opinions = tuple(opinion(outcome, labels) for outcome in outcomes.values())
         errors = "; ".join(dict.fromkeys(o.error for o in opinions if o.error))
         decision, reason = found.decisions[row], found.reasons[row]
         known = reason != "no_outcome"
@@ -128,7 +127,7 @@ class Nodes:
         return LookTrail(
             look=look,
             opinions=opinions,
-            fused_by=pool.fused_by,
+            fused_by=pool.fused_from([name for name, o in outcomes.items() if not isinstance(o, Failure)]),
             probs=tuple(found.belief[row].tolist()) if known else None,
             trust=trust if known else None,
             threshold=gate.threshold,

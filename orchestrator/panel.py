@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from secondlook.agents.base import Agent
 from secondlook.agents.case import Case
+from secondlook.agents.errors import AgentError
 from secondlook.agents.prediction import Failure, Outcome
 from secondlook.orchestrator.verdict import Opinion
 
@@ -25,6 +26,8 @@ def column(agent: str, look: int) -> str:
 async def ask(agents: Sequence[Agent], cases: Sequence[Case]) -> dict[str, list[Outcome]]:
     """Ask every agent of a panel at the same time; outcomes in panel order.
 
+    An agent that raises an `AgentError` has failed for the whole batch; any other error is a bug and propagates.
+
     Parameters
     ----------
     agents : sequence of Agent
@@ -35,17 +38,36 @@ async def ask(agents: Sequence[Agent], cases: Sequence[Case]) -> dict[str, list[
     -------
     dict of str to list of Outcome
         By column.
+
+    Raises
+    ------
+    ValueError
+        When two agents have one name, or one returns another number of outcomes than there are cases.
     """
     if not cases:
         return {}
-    answers: dict[str, list[Outcome]] = {column(agent.name, cases[0].look): [] for agent in agents}
+    look = cases[0].look
+    answers: dict[str, list[Outcome]] = {column(agent.name, look): [] for agent in agents}
+    if len(answers) != len(agents):
+        raise ValueError(f"agents: expected different names, got {[agent.name for agent in agents]}")
 
     async def one(agent: Agent) -> None:
-        answers[column(agent.name, cases[0].look)] = await agent.predict(cases)
+        try:
+            said = await agent.predict(cases)
+        except AgentError as error:
+            said = [Failure(agent=agent.name, look=look, error=str(error)) for _ in cases]
+        if len(said) != len(cases):
+            raise ValueError(f"{agent.name}: expected {len(cases)} outcomes, got {len(said)}")
+        answers[column(agent.name, look)] = said
 
-    async with anyio.create_task_group() as tasks:
-        for agent in agents:
-            tasks.start_soon(one, agent)
+    try:
+        async with anyio.create_task_group() as tasks:
+            for agent in agents:
+                tasks.start_soon(one, agent)
+    except ExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
     return answers
 
 

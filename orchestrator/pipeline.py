@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Self, cast
@@ -25,13 +25,16 @@ class Pipeline:
     nodes : Nodes
     batch_size : int
         Cases of a micro-batch; at most two of them are in memory.
+    on_close : callable, optional
+        Lets go of what was opened for it.
     """
 
-    def __init__(self, nodes: Nodes, batch_size: int = 64) -> None:
+    def __init__(self, nodes: Nodes, batch_size: int = 64, on_close: Callable[[], None] | None = None) -> None:
         self.nodes = nodes
         self.model = nodes.model
         self.embedder = nodes.embedder
         self.batch_size = batch_size
+        self._on_close = on_close
         self._graph = compile_graph(nodes)
 
     async def judge(self, cases: Iterable[Case]) -> list[Verdict]:
@@ -75,8 +78,10 @@ class Pipeline:
                     case.photo.release()
 
     def close(self) -> None:
-        """End the threads and close the cache."""
+        """End the threads, close cache and index."""
         self.embedder.close()
+        if self._on_close is not None:
+            self._on_close()
 
     def __enter__(self) -> Self:
         return self

@@ -15,6 +15,7 @@ FEATURES = ("top", "margin", "agreement", "typicality")
 log typicality. Trust never falls when one of them rises."""
 SHRINKAGE = 8.0
 """Pull of the coefficients towards (0; 1, 0, 0, 0), where trust is the belief's own top probability."""
+START = np.array([0.0, 1.0, 0.0, 0.0, 0.0])
 LIMIT = 1e-6
 
 
@@ -74,13 +75,14 @@ def fit_trust(x: Floats, right: NDArray[np.bool_], folds: NDArray[np.intp] | Non
     right : ndarray of shape (N,)
         Whether the belief's top label is the truth.
     folds : ndarray of shape (N,) or None
+        None where no fold can be made.
 
     Returns
     -------
     trust : Trust
         Fitted on all cases.
     held_out : ndarray of shape (N,)
-        Cross-fitted trust of the same cases.
+        Cross-fitted trust of the same cases; without folds, what the fitted model says of its own.
     """
     model = _fit(x, right)
     if folds is None:
@@ -97,14 +99,26 @@ def _fit(x: Floats, right: NDArray[np.bool_]) -> Trust:
 
     known = ~np.isnan(x).any(axis=1)
     x, y = x[known], right[known].astype(np.float64)
-    start = np.array([0.0, 1.0, 0.0, 0.0, 0.0])
-
-    def loss(c: Floats) -> tuple[float, Floats]:
-        z = c[0] + x @ c[1:]
-        value = np.logaddexp(0, z).sum() - (y * z).sum() + SHRINKAGE * ((c - start) ** 2).sum()
-        error = 1 / (1 + np.exp(-np.clip(z, -500, 500))) - y
-        return float(value), np.concatenate([[error.sum()], error @ x]) + 2 * SHRINKAGE * (c - start)
-
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(None, None)] + [(0.0, None)] * 4)
+    bounds = [(None, None)] + [(0.0, None)] * 4
+    found = minimize(penalised_nll, START, args=(x, y), jac=True, method="L-BFGS-B", bounds=bounds)
     c = found.x.tolist()
     return Trust(intercept=c[0], coefficients=(c[1], c[2], c[3], c[4]), n=len(y), n_wrong=int(len(y) - y.sum()))
+
+
+def penalised_nll(c: Floats, x: Floats, y: Floats) -> tuple[float, Floats]:
+    """Compute what the fit minimises, and its gradient of shape (5,).
+
+    Parameters
+    ----------
+    c : ndarray of shape (5,)
+        Intercept and coefficients.
+    x : ndarray of shape (N, 4)
+        Features.
+    y : ndarray of shape (N,)
+        1 where the belief is right, else 0.
+    """
+    z = c[0] + x @ c[1:]
+    away = c - START
+    value = np.logaddexp(0, z).sum() - (y * z).sum() + SHRINKAGE * (away**2).sum()
+    error = 1 / (1 + np.exp(-np.clip(z, -500, 500))) - y
+    return float(value), np.concatenate([[error.sum()], error @ x]) + 2 * SHRINKAGE * away

@@ -1,0 +1,342 @@
+"""The gate: p-values by hand and by oracle, the promise simulated, prediction sets that cover."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import binom, binomtest
+from strategies import Labelled, labelled
+
+from secondlook.orchestrator.fusion import Pool
+from secondlook.orchestrator.gate import (
+    GRID,
+    Gate,
+    LookData,
+    accept_in_order,
+    choose_threshold,
+    conformal_limit,
+    group_losses,
+    risk_p_value,
+    units_needed,
+)
+from secondlook.orchestrator.judgement import explain, judge
+from secondlook.orchestrator.trust import Trust
+
+Floats = NDArray[np.float64]
+SETS = 400
+"""Calibration sets drawn to try the promise."""
+
+
+class Drawn(NamedTuple):
+    """Held-out cases of a made-up world: trust of the first look, correctness, groups."""
+
+    trust: Floats
+    wrong: NDArray[np.bool_]
+    groups: list[str]
+
+
+def draw(n_groups: int, most: int, rng: np.random.Generator, flatter: float = 1.0, easy: float = 4.0) -> Drawn:
+    """Draw groups of 1 to `most` cases that share a difficulty and, in half of the groups, one fate.
+
+    The chance of an error is (1 - trust) / `flatter`: where that is below 1, trust flatters itself.
+    """
+    unit = np.repeat(np.arange(n_groups), rng.integers(1, most + 1, n_groups))
+    hard = rng.beta(0.5, easy, n_groups)[unit]
+    trust = np.clip(1 - hard * rng.uniform(0.5, 1.5, len(unit)), 0, 1)
+    together = (rng.random(n_groups) < 0.5)[unit]
+    fate = np.where(together, rng.random(n_groups)[unit], rng.random(len(unit)))
+    wrong = fate < np.minimum((1 - trust) / flatter, 1)
+    return Drawn(trust, wrong, [f"{i:05d}" for i in unit])
+
+
+def threshold_for(drawn: Drawn, **options: float) -> Gate:
+    looks = [LookData(drawn.trust, drawn.wrong)]
+    return choose_threshold(Gate(**options), looks, np.ones(len(drawn.trust)), drawn.groups)
+
+
+def test_candidate_thresholds_run_from_strict_to_loose() -> None:
+    assert len(GRID) > 80
+    assert all(a > b for a, b in zip(GRID, GRID[1:], strict=False))
+    assert 0 < GRID[-1] < GRID[0] < 1
+
+
+@given(st.integers(1, 300), st.data(), st.sampled_from([0.01, 0.05, 0.1, 0.3]))
+def test_where_a_unit_is_one_case_the_p_value_is_the_binomial_tests(n: int, data: st.DataObject, target: float) -> None:
+    wrong = data.draw(st.integers(0, n))
+    losses = np.array([1.0] * wrong + [0.0] * (n - wrong))
+    oracle = binomtest(wrong, n, target, alternative="less").pvalue
+    assert risk_p_value(losses, target, exact=True) == pytest.approx(oracle, rel=1e-9, abs=1e-300)
+
+
+def test_hoeffding_bentkus_is_as_by_hand() -> None:
+    # n = 100 groups, 4 with half of their cases wrong: mean .02, target .05.
+    # Hoeffding: h = .02 ln(.02/.05) + .98 ln(.98/.95) = -.0183258 + .0304678 = .0121420; exp(-1.2142) = .29695.
+    # Bentkus: e P(Bin(100, .05) <= 2) = 2.71828 * (.005921 + .031161 + .081182) = 2.71828 * .118263 = .32147.
+    losses = np.array([0.5] * 4 + [0.0] * 96)
+    assert risk_p_value(losses, 0.05, exact=False) == pytest.approx(0.29695, abs=2e-5)
+    # One loss of .5 less: Bentkus rounds 1.5 wrong up to 2 again, Hoeffding does not:
+    # h = .015 ln .3 + .985 ln(.985/.95) = -.0180596 + .0356371 = .0175775; exp(-1.75775) = .17243.
+    assert risk_p_value(np.array([0.5] * 3 + [0.0] * 97), 0.05, exact=False) == pytest.approx(0.17243, abs=2e-5)
+
+
+def test_without_an_error_both_tests_give_the_same() -> None:
+    # (1 - .05)^60 = .0461
+    for exact in (True, False):
+        assert risk_p_value(np.zeros(60), 0.05, exact=exact) == pytest.approx(0.95**60)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.floats(0.01, 0.5), st.floats(0, 0.4))
+def test_a_larger_target_and_smaller_losses_never_raise_the_p_value(
+    losses: list[float], low: float, more: float
+) -> None:
+    loss = np.array(losses)
+    p = risk_p_value(loss, low, exact=False)
+    assert 0 <= p <= 1
+    assert risk_p_value(loss, low + more, exact=False) <= p + 1e-12
+    assert risk_p_value(loss / 2, low, exact=False) <= p + 1e-12
+    single = np.round(loss)
+    assert risk_p_value(single, low + more, exact=True) <= risk_p_value(single, low, exact=True) + 1e-12
+
+
+@pytest.mark.parametrize(("target", "delta", "needed"), [(0.05, 0.1, 45), (0.02, 0.1, 114), (0.5, 0.25, 2)])
+def test_groups_needed_are_the_fewest_whose_faultlessness_proves_it(target: float, delta: float, needed: int) -> None:
+    assert units_needed(target, delta) == needed
+    for exact in (True, False):
+        assert risk_p_value(np.zeros(needed), target, exact=exact) <= delta + 1e-12
+        assert risk_p_value(np.zeros(needed - 1), target, exact=exact) > delta
+
+
+def test_a_groups_loss_is_the_share_of_its_accepted_cases_that_are_wrong() -> None:
+    # Group 0: 2 of 3 accepted, 1 wrong; group 1: none accepted; group 2: 1 accepted, right.
+    unit = np.array([0, 0, 0, 1, 2])
+    accepted = np.array([True, True, False, False, True])
+    wrong = np.array([True, False, False, False, False])
+    np.testing.assert_array_equal(group_losses(unit, accepted, wrong), [0.5, 0.0])
+
+
+def true_risk(truth: Drawn, threshold: float) -> float:
+    """Mean loss of the groups with an accepted case, over a set so large that it is the world."""
+    unit = np.unique(truth.groups, return_inverse=True)[1]
+    accepted = truth.trust >= threshold
+    return float(group_losses(unit, accepted, accepted & truth.wrong).mean())
+
+
+@pytest.mark.parametrize(
+    ("n_groups", "most", "flatter", "target"),
+    [(150, 6, 1.0, 0.05), (150, 6, 0.4, 0.1), (80, 1, 0.4, 0.1)],
+    ids=["correlated groups", "correlated groups, trust that flatters", "single cases, trust that flatters"],
+)
+def test_the_promise_is_broken_no_more_often_than_delta(
+    n_groups: int, most: int, flatter: float, target: float
+) -> None:
+    rng = np.random.default_rng(7)
+    world = draw(40_000, most, rng, flatter)
+    risk = {threshold: true_risk(world, threshold) for threshold in GRID}
+    delta, broken, promised = 0.1, 0, 0
+    for _ in range(SETS):
+        gate = threshold_for(draw(n_groups, most, rng, flatter), target_risk=target, delta=delta)
+        if gate.threshold is not None:
+            promised += 1
+            broken += risk[gate.threshold] > target
+    # 400 draws of a coin of .1 exceed 53 once in a hundred times.
+    assert broken <= binom.ppf(0.99, SETS, delta)
+    assert promised > SETS / 4, "a gate that promises nothing keeps every promise"
+
+
+def test_the_promise_holds_over_two_looks() -> None:
+    rng = np.random.default_rng(8)
+
+    def second(first: Drawn) -> Drawn:
+        # The second look is right about half of what the first got wrong, and surer of everything.
+        return first._replace(
+            trust=np.clip(first.trust + 0.3 * (1 - first.trust), 0, 1),
+            wrong=first.wrong & (rng.random(len(first.wrong)) < 0.5),
+        )
+
+    world = draw(40_000, 4, rng)
+    unit = np.unique(world.groups, return_inverse=True)[1]
+    looks = [LookData(d.trust, d.wrong) for d in (world, second(world))]
+    nobody = np.zeros(len(unit), dtype=np.bool_)
+    risk = {t: group_losses(unit, *accept_in_order(looks, t, nobody)).mean() for t in GRID}
+    broken = 0
+    for _ in range(SETS // 2):
+        drawn = draw(120, 4, rng)
+        both = [LookData(d.trust, d.wrong) for d in (drawn, second(drawn))]
+        gate = choose_threshold(Gate(), both, np.ones(len(drawn.trust)), drawn.groups)
+        broken += gate.threshold is not None and risk[gate.threshold] > gate.target_risk
+    assert broken <= binom.ppf(0.99, SETS // 2, 0.1)
+
+
+def test_with_too_few_groups_nothing_is_promised_and_the_number_needed_is_named() -> None:
+    drawn = Drawn(np.full(44, 0.999), np.zeros(44, dtype=np.bool_), [f"{i}" for i in range(44)])
+    gate = threshold_for(drawn)
+    assert (gate.threshold, gate.needed, gate.coverage) == (None, 45, 0.0)
+    assert math.isnan(gate.accepted_error)
+    assert not gate.accepts(np.ones(3), np.ones(3)).any()
+    # Many cases of few groups are no more evidence.
+    many = Drawn(np.full(440, 0.999), np.zeros(440, dtype=np.bool_), [f"{i % 44}" for i in range(440)])
+    assert threshold_for(many).threshold is None
+
+
+def test_one_group_more_and_the_promise_is_made() -> None:
+    drawn = Drawn(np.full(45, 0.99), np.zeros(45, dtype=np.bool_), [f"{i}" for i in range(45)])
+    gate = threshold_for(drawn)
+    assert gate.threshold == GRID[-1], "without an error every threshold down to the loosest passes"
+    assert (gate.coverage, gate.accepted_error, gate.n_units) == (1.0, 0.0, 45)
+    assert gate.p_value == pytest.approx(0.95**45)
+
+
+def test_with_hopeless_accuracy_nothing_is_promised() -> None:
+    rng = np.random.default_rng(0)
+    drawn = Drawn(rng.random(500), rng.random(500) < 0.4, [f"{i}" for i in range(500)])
+    assert threshold_for(drawn).threshold is None
+
+
+def test_a_larger_target_accepts_more_on_average() -> None:
+    # On average, not always: a larger target begins with fewer groups, of which one wrong may then end the walk.
+    coverage = {target: [] for target in (0.02, 0.05, 0.1, 0.2)}
+    for seed in range(40):
+        drawn = draw(200, 3, np.random.default_rng(seed))
+        for target, found in coverage.items():
+            found.append(threshold_for(drawn, target_risk=target).coverage)
+    means = [np.mean(found) for found in coverage.values()]
+    assert means == sorted(means)
+    assert means[-1] > means[0] + 0.1
+
+
+def test_the_numbers_of_the_gate_are_those_of_its_threshold() -> None:
+    drawn = draw(200, 4, np.random.default_rng(3))
+    gate = threshold_for(drawn)
+    assert gate.threshold is not None
+    accepted = gate.accepts(drawn.trust, np.ones(len(drawn.trust)))
+    losses = group_losses(np.unique(drawn.groups, return_inverse=True)[1], accepted, accepted & drawn.wrong)
+    assert gate.coverage == pytest.approx(accepted.mean())
+    assert (gate.accepted_error, gate.n_units) == (pytest.approx(losses.mean()), len(losses))
+    assert gate.p_value <= gate.delta
+    assert Gate.model_validate_json(gate.model_dump_json()) == gate
+    none = Gate.model_validate_json(Gate().model_dump_json())
+    assert none.threshold is None
+    assert math.isnan(none.accepted_error)
+
+
+def test_a_case_is_accepted_at_the_first_look_that_trusts_it() -> None:
+    # By case: both looks trust (right first, wrong second); only the second; neither; a stranger.
+    first = LookData(np.array([0.9, 0.5, 0.5, 0.9]), np.array([False, True, True, True]))
+    second = LookData(np.array([0.9, 0.9, 0.5, 0.9]), np.array([True, True, False, True]))
+    accepted, wrong = accept_in_order([first, second], 0.8, np.array([False, False, False, True]))
+    assert accepted.tolist() == [True, True, False, False]
+    assert wrong.tolist() == [False, True, False, False]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0, 0.5))
+def test_strangers_are_never_accepted_however_much_they_are_trusted(typicality: list[float], limit: float) -> None:
+    gate = Gate(threshold=0.0, stranger_limit=limit)
+    typical = np.array(typicality)
+    accepted = gate.accepts(np.ones(len(typical)), typical)
+    assert (accepted == (typical >= limit)).all()
+    assert not (accepted & gate.strangers(typical)).any()
+
+
+def test_strangers_do_not_count_towards_the_promise() -> None:
+    drawn = Drawn(np.full(60, 0.99), np.zeros(60, dtype=np.bool_), [f"{i}" for i in range(60)])
+    typicality = np.where(np.arange(60) < 16, 0.01, 1.0)
+    looks = [LookData(drawn.trust, drawn.wrong)]
+    assert choose_threshold(Gate(), looks, typicality, drawn.groups).threshold is None  # 44 are left
+
+
+def softmax(z: Floats) -> Floats:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("level", [0.8, 0.9, 0.95])
+def test_prediction_sets_cover_as_promised_even_of_a_belief_that_is_too_sure(level: float) -> None:
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(200):
+        odds = rng.normal(size=(300, 5)) * 1.5
+        truth = (odds + rng.gumbel(size=odds.shape)).argmax(axis=1)  # drawn from softmax(odds)
+        belief = softmax(3 * odds)
+        limit = conformal_limit(belief[:100], truth[:100], level)
+        inside = Gate(set_level=level, set_limit=limit).prediction_sets(belief[100:])
+        covered.append(inside[np.arange(200), truth[100:]].mean())
+    # Between the level and the level + 1 / (n + 1), within three standard errors of 200 sets.
+    error = 3 * np.std(covered) / math.sqrt(len(covered))
+    assert level - error <= np.mean(covered) <= level + 1 / 101 + error
+
+
+@given(labelled(), st.floats(0.05, 0.95), st.floats(0.05, 0.95))
+def test_prediction_sets_are_nested_in_level_and_never_empty(data: Labelled, a: float, b: float) -> None:
+    truth = data.truth.astype(np.intp)
+    low, high = (
+        Gate(set_limit=conformal_limit(data.probs, truth, level)).prediction_sets(data.probs)
+        for level in sorted((a, b))
+    )
+    assert low.any(axis=1).all()
+    assert (low <= high).all()
+
+
+@given(labelled(), st.floats(0.05, 0.95))
+def test_on_the_held_out_cases_themselves_the_sets_hold_at_least_the_level(data: Labelled, level: float) -> None:
+    # The label at the limit belongs to the set; 1 - (1 - p) is not always p.
+    limit = conformal_limit(data.probs, data.truth.astype(np.intp), level)
+    inside = Gate(set_limit=limit).prediction_sets(data.probs)
+    assert inside[np.arange(len(data.truth)), data.truth].mean() >= level
+
+
+def test_where_nothing_is_known_the_set_holds_every_label() -> None:
+    belief = np.array([[np.nan, np.nan, np.nan], [0.9, 0.06, 0.04]])
+    assert Gate(set_limit=0.3).prediction_sets(belief).tolist() == [[True, True, True], [True, False, False]]
+    # Such a case is always covered, and its score of 0 must not become the limit of the others.
+    assert conformal_limit(belief, np.array([0, 0]), 0.5) == pytest.approx(0.1)
+
+
+def test_too_few_cases_for_a_level_give_every_label() -> None:
+    assert conformal_limit(np.array([[0.9, 0.1]] * 5), np.zeros(5, dtype=np.intp), 0.9) == 1.0
+
+
+POOL = Pool(agents=("a",), prior=(0.5, 0.5), weights=(1.0,), best_agent="a", pooled=False, nll={}, n=0)
+SURE = np.array([[[0.99, 0.01]]])
+
+
+def reason_of(probs: Floats, typicality: float, gate: Gate, *, more: bool = True) -> tuple[str, str]:
+    found = judge(POOL, Trust(), gate, probs, np.array([typicality]), may_look_again=more)
+    return found.decisions[0], found.reasons[0]
+
+
+def test_every_reason_leads_to_its_decision() -> None:
+    gate, unsure, failed = Gate(threshold=0.9), np.array([[[0.6, 0.4]]]), np.full((1, 1, 2), np.nan)
+    assert reason_of(SURE, 1.0, gate) == ("accept", "trusted")
+    assert reason_of(unsure, 1.0, gate) == ("look_again", "low_trust")
+    assert reason_of(unsure, 1.0, gate, more=False) == ("review", "low_trust")
+    assert reason_of(SURE, 1.0, Gate()) == ("look_again", "no_threshold")
+    assert reason_of(SURE, 1.0, Gate(), more=False) == ("review", "no_threshold")
+    assert reason_of(SURE, 0.01, gate) == ("review", "stranger")
+    assert reason_of(failed, 1.0, gate) == ("review", "no_outcome")
+
+
+def test_an_image_without_an_embedding_is_never_accepted_whoever_answered() -> None:
+    assert reason_of(SURE, math.nan, Gate(threshold=0.9, stranger_limit=0.0)) == ("review", "no_outcome")
+
+
+def test_the_reason_is_a_sentence_whose_numbers_can_be_told_apart() -> None:
+    gate = Gate(threshold=0.99990, target_risk=0.025)
+    assert explain("low_trust", "review", gate, 0.99985, 1.0, "") == (
+        "Trust 0.99985 is below the 0.99990 that is needed."
+    )
+    assert explain("trusted", "accept", gate.model_copy(update={"threshold": 0.95}), 0.97, 1.0, "") == (
+        "Trust 0.970 reaches the 0.950 that holds errors under 2.5%."
+    )
+    assert "looked at again" in explain("no_threshold", "look_again", gate, 0.5, 1.0, "")
+    assert explain("stranger", "review", gate, 0.5, 0.004, "") == (
+        "Unlike what the model was fitted on: only 0.4% of its own held-out images are as unusual (limit 5.0%)."
+    )
+    assert explain("no_outcome", "review", gate, 0.0, math.nan, "") == (
+        "No agent could answer: the image has no embedding."
+    )
