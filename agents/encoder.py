@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -36,7 +37,7 @@ class EncoderSpec(Frozen):
     model: str = EMBEDDED
     """`leaf-tiny`, an OpenCLIP model name, or a folder with open_clip_config.json and its weights."""
     pretrained: str | None = None
-    """For a model name: a tag OpenCLIP knows, or a checkpoint file. `random` gives seeded random weights, for timing."""
+    """For a model name: a tag OpenCLIP knows, or a checkpoint file. `random`: seeded random weights, for timing."""
 
     @property
     def folder(self) -> Path | None:
@@ -169,17 +170,14 @@ class OpenClipEncoder:
                 sha.update(path.name.encode() + _file_digest(path))
         elif weights is not None and Path(weights).is_file():
             sha.update(self.spec.model.encode() + _file_digest(Path(weights)))
-        elif weights == "random":
-            sha.update(f"{self.spec.model};random;0".encode())
         else:
-            sha.update(self.spec.model.encode())
-            for name, tensor in sorted(self._loaded.model.state_dict().items()):
-                sha.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+            # A published tag stands for its weights; hashing the tensors would need them loaded on every start.
+            sha.update(f"{self.spec.model};{weights}".encode())
         return sha.hexdigest()[:16] + ("" if self._dtype_name == "float32" else f"-{self._dtype_name}")
 
     @cached_property
     def _dtype_name(self) -> str:
-        if self._device == "cpu":
+        if self._device == "cpu" or not _may_have_cuda():
             return "float32"
         import torch
 
@@ -242,6 +240,11 @@ class OpenClipEncoder:
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return cast("NDArray[np.float32]", vectors / np.maximum(norm, 1e-12))
+
+
+def _may_have_cuda() -> bool:
+    """Look for a driver: where there is none, a run with a warm cache need not import torch to find that out."""
+    return sys.platform != "linux" or Path("/proc/driver/nvidia/version").exists()
 
 
 def _file_digest(path: Path) -> bytes:
