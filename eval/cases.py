@@ -47,6 +47,7 @@ __all__ = [
     "digests_of",
     "list_images",
     "read_dataset",
+    "readable",
     "split_by_group",
     "with_digests",
 ]
@@ -149,12 +150,17 @@ def list_images(source: str | Path | Sequence[str | Path]) -> list[Case]:
 def _images_of(source: str | Path, prefix: str = "") -> dict[str, Photo]:
     folder = Path(source)
     if not os.path.isdir(folder):
-        return {prefix or folder.name: Photo.of(source)}
+        return {readable(prefix or folder.name): Photo.of(source)}
     above = (prefix,) if prefix else ()
-    found = {"/".join((*above, *parts)): Photo(folder.joinpath(*parts)) for parts in sorted(_walk(folder))}
+    found = {readable("/".join((*above, *parts))): Photo(folder.joinpath(*parts)) for parts in sorted(_walk(folder))}
     if not found:
         raise ConfigError(f"There are no images in {folder}.", f"Images end in {' '.join(SUFFIXES)}.")
     return found
+
+
+def readable(name: str) -> str:
+    r"""Write a file name as text that any file can hold: bytes that are no UTF-8 as \udcff and the like."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, ...]]:
@@ -196,7 +202,7 @@ def _folder_rows(root: Path) -> list[_Row]:
         )
     return [
         _Row(
-            id="/".join(parts),
+            id=readable("/".join(parts)),
             path=root.joinpath(*parts),
             label=parts[depth],
             group=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from secondlook.agents.case import Case
 from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, Encoder
 from secondlook.agents.errors import ConfigError
-from secondlook.eval.cases import list_images, read_dataset
-from secondlook.eval.dataset import LabelledCase
+from secondlook.eval.cases import list_images, read_dataset, readable
+from secondlook.eval.dataset import LabelledCase, digests_of
 from secondlook.eval.figures import write_figures
 from secondlook.eval.held_out import poll
 from secondlook.eval.pictures import Pictures
@@ -86,7 +87,7 @@ def triage(
     """
     cases = list_images(images)
     options: dict[str, object] = {"second_look": second_look}
-    plan = Plan("triage", str(images), model, out, options)
+    plan = Plan("triage", readable(str(images.resolve())), model, out, options)
     with (
         load_pipeline(
             model,
@@ -145,20 +146,20 @@ def evaluate(
     ) as pipeline:
         rows = labelled_cases(data, pipeline.model.task.labels, split)
         notes = refuse_seen(rows, model, allow=allow_seen)
-        strangers = {folder: list_images(folder) for folder in ood}
-        options: dict[str, object] = {"second_look": second_look, "split": split}
-        with open_run(Plan("evaluate", str(data), model, out, options), pipeline, notes) as run:
+        strangers = stranger_cases(ood)
+        options: dict[str, object] = {"second_look": second_look, "split": split, "images": _digest_of(rows)}
+        with open_run(Plan("evaluate", readable(str(data.resolve())), model, out, options), pipeline, notes) as run:
             truths = {row.case.id: row.truth for row in rows}
             pace = judge_into(run, pipeline, [r.case for r in rows], len(rows), truths=truths, progress=progress)
             metrics = measure(run, pipeline, rows, progress)
             metrics["time/images_per_s"] = pace.images / pace.seconds if pace.images else None
             metrics["time/encoded"] = pace.encoded
             inside = [row.typicality for row in run.rows() if row.typicality is not None]
-            for folder, cases in strangers.items():
-                plan = Plan("ood", str(folder), model, out / "ood" / folder.name, options)
+            for name, (folder, cases) in strangers.items():
+                plan = Plan("ood", readable(str(folder)), model, out / "ood" / name, {"second_look": second_look})
                 found = _judge_strangers(plan, pipeline, cases, inside, cache, report, progress)
-                metrics |= {f"ood/{folder.name}/{name}": value for name, value in found.items()}
-            write_whole(out / METRICS, json.dumps(metrics, indent=1))
+                metrics |= {f"ood/{name}/{figure}": value for figure, value in found.items()}
+            write_whole(out / METRICS, json.dumps(metrics, indent=1, allow_nan=False))
             if figures:
                 write_figures(out, out / FIGURES)
             return Evaluated(metrics, _finish(run, cache, report))
@@ -173,6 +174,33 @@ def labelled_cases(data: Path, labels: Sequence[str], split: str | None) -> list
     if not rows:
         raise ConfigError(f"{data} holds no case to evaluate.", "Give another folder or --split.")
     return rows
+
+
+def stranger_cases(folders: Sequence[Path]) -> dict[str, tuple[Path, list[Case]]]:
+    """List the images of folders of something else, by the name that their figures get.
+
+    Raises
+    ------
+    ConfigError
+        When one is missing or empty, or two have the same name.
+    """
+    found: dict[str, tuple[Path, list[Case]]] = {}
+    for folder in folders:
+        cases, name = list_images(folder), readable(folder.resolve().name)
+        if not name or name in found:
+            raise ConfigError(
+                f"--ood {folder}: its figures need a name of their own" + (f", {name!r} is taken." if name else "."),
+                "Rename the folder, or give each folder once.",
+            )
+        found[name] = folder.resolve(), cases
+    return found
+
+
+def _digest_of(rows: Sequence[LabelledCase]) -> str:
+    """Name the cases with their truths: figures of a run that was resumed with others would be of neither."""
+    digests = digests_of(rows)
+    lines = sorted(f"{row.case.id}\t{row.truth}\t{row.case.group}\t{digests.get(row.case.id)}" for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def measure(run: RunFolder, pipeline: Pipeline, rows: Sequence[LabelledCase], progress: Progress) -> Metrics:

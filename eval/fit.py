@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.prompts import Prompt
 from secondlook.agents.calibration import Calibrator
 from secondlook.agents.case import Task
 from secondlook.agents.clip_head import fit_linear_head
@@ -45,6 +44,7 @@ from secondlook.orchestrator.fitted import (
 )
 from secondlook.orchestrator.gate import Gate, choose_threshold, conformal_limit
 from secondlook.orchestrator.track_record import FlipLedger
+from secondlook.prompts import Prompt
 from secondlook.retrieval.index import build_index
 from secondlook.retrieval.search import Searcher
 from secondlook.retrieval.store import Item
@@ -143,7 +143,7 @@ def _only_models(out: Path) -> Path:
     out = out.resolve()
     known = {MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER}
     if out.is_dir() and (foreign := sorted(path.name for path in out.iterdir() if path.name not in known)):
-        raise ConfigError(f"{out} holds {foreign[0]}, which is not part of a model folder.", "Choose another --out.")
+        raise ConfigError(f"{out} exists and is not a model folder: it holds {foreign[0]}.", "Choose another --out.")
     return out
 
 

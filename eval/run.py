@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from secondlook.agents.case import Case
-from secondlook.agents.errors import ConfigError, ImageError
-from secondlook.eval.dataset import LabelledCase
+from secondlook.agents.errors import ConfigError
+from secondlook.eval.dataset import LabelledCase, digests_of
 from secondlook.eval.progress import Progress, silent, tracked
 from secondlook.eval.run_folder import Manifest, RunFolder
 from secondlook.orchestrator.fitted import load_seen
@@ -119,7 +119,7 @@ def refuse_seen(cases: Sequence[LabelledCase], model_folder: Path, *, allow: boo
         When there are such images and `allow` is False.
     """
     seen = load_seen(model_folder)
-    known = [row.case.id for row in cases if _digest(row.case) in seen]
+    known = [name for name, digest in digests_of(cases).items() if digest in seen]
     if not known:
         return []
     if not allow:
@@ -129,10 +129,3 @@ def refuse_seen(cases: Sequence[LabelledCase], model_folder: Path, *, allow: boo
             "Evaluate on other images (--split test), or add --allow-seen to do it all the same.",
         )
     return [f"{len(known)} of {len(cases)} images were used to fit the model: these figures are too good."]
-
-
-def _digest(case: Case) -> str | None:
-    try:
-        return case.photo.digest
-    except ImageError:
-        return None

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError
-
 from secondlook.agents.case import Frozen
 from secondlook.agents.errors import ConfigError
 from secondlook.eval.tally import Row, read_rows
 from secondlook.orchestrator.verdict import Verdict
 
 VERDICTS, MANIFEST, METRICS, TABLE, LOCK = "verdicts.jsonl", "manifest.json", "metrics.json", "verdicts.csv", ".lock"
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a spreadsheet takes for the start of a formula, or skips before one."""
 COLUMNS = ("id", "path", "group", "label", "confidence", "action", "reason", "trust", "typicality", "prediction_set")
 
 
@@ -60,8 +60,9 @@ class RunFolder:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         try:
+            _refuse_foreign(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / LOCK).open("w")
+            self._lock = (folder / LOCK).open("a")
         except OSError as error:
             raise ConfigError(f"{folder} cannot be written: {error.strerror}.", "Choose a writable --out.") from error
         try:
@@ -74,7 +75,11 @@ class RunFolder:
         try:
             self.manifest = self._agree(manifest)
             self.done = self._mend()
-            self._file = (folder / VERDICTS).open("a", encoding="utf-8")
+            # Unbuffered: after a failed write nothing is left over that closing would try to write again.
+            self._file = (folder / VERDICTS).open("ab", buffering=0)
+        except OSError as error:
+            self._lock.close()
+            raise ConfigError(f"{folder} cannot be written: {error.strerror}.", "Choose a writable --out.") from error
         except BaseException:
             self._lock.close()
             raise
@@ -82,17 +87,16 @@ class RunFolder:
     def _agree(self, manifest: Manifest) -> Manifest:
         path = self.folder / MANIFEST
         if not path.exists():
-            if any(p.name != LOCK for p in self.folder.iterdir()):
-                raise ConfigError(f"{self.folder} exists and is not a run folder.", "Choose another --out.")
             write_whole(path, manifest.model_dump_json(indent=1))
             return manifest
         try:
             found = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-        except (ValidationError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read.", "Choose another --out.") from error
         if found.identity != manifest.identity:
             raise ConfigError(
-                f"{self.folder} holds another run: {found.kind} of {found.data} with model {found.model}.",
+                f"{self.folder} holds another run: {found.kind} of {found.data} with model {found.model}; now "
+                f"{_difference(found, manifest)}.",
                 "Choose another --out, or delete that folder.",
             )
         return found
@@ -105,23 +109,43 @@ class RunFolder:
         done: set[str] = set()
         good = 0
         with path.open("rb") as file:
-            for line in file:
-                try:
-                    done.add(json.loads(line)["id"])
-                except (ValueError, KeyError, TypeError):
+            for number, line in enumerate(file, 1):
+                # Without its end the line is torn, even where what is there happens to be whole.
+                if not line.endswith(b"\n"):
                     break
+                try:
+                    done.add(str(json.loads(line)["id"]))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ConfigError(
+                        f"{path}, line {number} is not a verdict.", "Remove that line, or choose another --out."
+                    ) from error
                 good += len(line)
         if good < path.stat().st_size:
             os.truncate(path, good)
         return done
 
     def append(self, verdict: Verdict, truth: str | None = None) -> None:
-        """Write one case, whole, and hand it to the operating system."""
+        """Write one case, whole, and hand it to the operating system.
+
+        Raises
+        ------
+        ConfigError
+            When the disk is full, or the folder is gone.
+        """
         line = verdict.model_dump(mode="json")
         if truth is not None:
             line["truth"] = truth
-        self._file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
-        self._file.flush()
+        text = json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+        # File names that are not UTF-8 are quoted in messages; half a character cannot be written.
+        rest = memoryview(text.encode("utf-8", "replace"))
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise ConfigError(
+                f"{self.folder / VERDICTS} cannot be written: {error.strerror}.",
+                "Put that right; the same command then goes on where it stopped.",
+            ) from error
 
     def rows(self) -> Iterator[Row]:
         """Read the verdicts written so far, one at a time."""
@@ -130,13 +154,15 @@ class RunFolder:
     def write_table(self) -> Path:
         """Write verdicts.csv; text that a spreadsheet would take for a formula is quoted."""
         path = self.folder / TABLE
-        with path.open("w", encoding="utf-8", newline="") as file:
+        partial = path.with_name(f"{TABLE}.partial")
+        with partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow([*COLUMNS, "truth"])
             for row in self.rows():
                 values = row.model_dump(include={*COLUMNS, "truth"})
                 values["prediction_set"] = "|".join(row.prediction_set)
                 writer.writerow([_cell(values[name]) for name in (*COLUMNS, "truth")])
+        partial.replace(path)
         return path
 
     def close(self) -> None:
@@ -158,5 +184,21 @@ def write_whole(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """Leave a folder alone that holds other things than a run; what a kill can leave of a run is one."""
+    own = {LOCK, f"{MANIFEST}.partial"}
+    if folder.is_dir() and not (folder / MANIFEST).exists() and any(p.name not in own for p in folder.iterdir()):
+        raise ConfigError(f"{folder} exists and is not a run folder.", "Choose another --out.")
+
+
+def _difference(found: Manifest, now: Manifest) -> str:
+    """Say what keeps a run from being resumed."""
+    for name in ("kind", "data", "model"):
+        if getattr(found, name) != getattr(now, name):
+            return f"the {name} is {getattr(now, name)}"
+    other = [name for name in {**found.options, **now.options} if found.options.get(name) != now.options.get(name)]
+    return f"{' and '.join(other)} differ" if len(other) > 1 else f"{other[0]} differs"
+
+
 def _cell(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in FORMULA else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from secondlook.agents.case import Case
 from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device
+from secondlook.agents.errors import ConfigError
 from secondlook.agents.photo import Photo
-from secondlook.eval.cases import list_images
+from secondlook.eval.cases import list_images, readable
 from secondlook.orchestrator.build import load_pipeline
 from secondlook.orchestrator.fitted import Model
 from secondlook.orchestrator.pipeline import Pipeline
@@ -60,12 +61,22 @@ class SecondLook:
         Raises
         ------
         ConfigError
-            When the folder is missing, damaged, of another version, or its encoder has changed.
+            When the folder is missing, damaged, of another version, or its encoder has changed; for an unknown device
+            or a batch of nothing.
         """
+        if device not in get_args(Device):
+            raise ConfigError(f"There is no device {device!r}.", f"The devices are {', '.join(get_args(Device))}.")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}.", "64 is a good size.")
         store = None
         if cache is not False:
             store = EmbeddingCache.default() if cache is True else EmbeddingCache(Path(cache))
-        return cls(load_pipeline(Path(model), device=device, cache=store, batch_size=batch_size))
+        try:
+            return cls(load_pipeline(Path(model), device=device, cache=store, batch_size=batch_size))
+        except BaseException:
+            if store is not None:
+                store.close()
+            raise
 
     @classmethod
     def demo(cls) -> Self:
@@ -99,7 +110,8 @@ class SecondLook:
             When a path does not exist or an array has the wrong shape.
         """
         photo = Photo.of(image)
-        return next(self._pipeline.stream([Case(id=photo.name, photo=photo, group=group)]))
+        [verdict] = self._pipeline.stream([Case(id=readable(photo.name), photo=photo, group=group)])
+        return verdict
 
     def triage(self, images: str | Path | Iterable[ImageLike]) -> Iterator[Verdict]:
         """Judge many images, lazily and in batches, in constant memory.
@@ -107,12 +119,17 @@ class SecondLook:
         Parameters
         ----------
         images : str, Path or iterable
-            A folder, or any iterable of what `__call__` takes.
+            A folder, or any iterable of what `__call__` takes; it is read no further than two batches ahead.
 
         Yields
         ------
         Verdict
             In the order of the images; a folder's in the order of their paths.
+
+        Raises
+        ------
+        ConfigError
+            When a folder or a path does not exist, or an array has the wrong shape.
         """
         return self._pipeline.stream(_cases(images))
 
@@ -130,10 +147,13 @@ class SecondLook:
 def _cases(images: str | Path | Iterable[ImageLike]) -> Iterable[Case]:
     if isinstance(images, (str, Path)):
         return list_images(images)
+    # These can be iterated over, but not as images.
+    if isinstance(images, (bytes, Photo)) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        return _numbered([images])
     return _numbered(images)
 
 
 def _numbered(images: Iterable[ImageLike]) -> Iterator[Case]:
     for number, image in enumerate(images):
         photo = Photo.of(image)
-        yield Case(id=str(photo.path) if photo.path else f"{number}", photo=photo)
+        yield Case(id=readable(str(photo.path)) if photo.path else f"{number}", photo=photo)

@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from secondlook.console import complain, progress
 
 if TYPE_CHECKING:
     from secondlook.agents.embedding_cache import EmbeddingCache
 
+MISTAKE, STOPPED = 2, 130
+"""Exit codes: something the user can put right, and Ctrl-C."""
+
+
+class Commands(TyperGroup):
+    """All commands: the user's mistakes, and a full disk, end with a message instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            complain("Stopped.", "The same command goes on where it stopped.")
+            raise typer.Exit(STOPPED) from None
+        except Exception as error:
+            # Imported here: `--help` must not wait for pydantic.
+            from secondlook.agents.errors import ConfigError, SecondlookError
+
+            if isinstance(error, ConfigError):
+                complain(error.what, error.remedy)
+            elif isinstance(error, SecondlookError):
+                complain(str(error))
+            elif isinstance(error, OSError) and error.filename is not None and error.errno in PLACES:
+                complain(f"{error.filename}: {error.strerror}.", "Put that right, then give the same command again.")
+            else:
+                raise
+            raise typer.Exit(MISTAKE) from error
+
+
+PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+"""What the system says of a disk that is full or a place that is not one's own."""
+
 app = typer.Typer(
     name="secondlook",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -83,7 +117,7 @@ def fit(
     stranger_limit: Annotated[float, typer.Option(help="Share of own images sent to review as unusual.")] = 0.05,
     neighbours: Annotated[int, typer.Option("--neighbours", "-k", help="Similar images a second look is shown.")] = 10,
     second_look: Annotated[bool, typer.Option(help="Look again where trust is low, if that helps.")] = True,
-    seed: Annotated[int, typer.Option(help="Of splits and folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of splits and folds.")] = 0,
     device: DeviceOption = "auto",
     no_cache: NoCache = False,
     as_json: Json = False,
@@ -95,15 +129,18 @@ def fit(
     """
     from pydantic import ValidationError
 
-    from secondlook.agents.encoder import EncoderSpec
+    from secondlook.agents.encoder import EMBEDDED, EncoderSpec
     from secondlook.agents.errors import ConfigError
     from secondlook.eval.fit import fit as run_fit
     from secondlook.orchestrator.config import Config
 
     try:
         config = Config(
-            encoder=EncoderSpec(model=encoder, pretrained=pretrained),
-            templates=templates,
+            encoder=EncoderSpec(
+                model=encoder if encoder == EMBEDDED else _absolute(encoder),
+                pretrained=pretrained and _absolute(pretrained),
+            ),
+            templates=_absolute(templates),
             neighbours=neighbours,
             target_risk=target_risk,
             delta=delta,
@@ -119,10 +156,10 @@ def fit(
         model = run_fit(
             data, out, config=config, descriptions=descriptions, device=_device(device), cache=cache, progress=report
         )
-    from secondlook.show import print_model
+    from secondlook.show import model_json, print_model
 
     if as_json:
-        print(model.model_dump_json())
+        print(model_json(model))
     else:
         print_model(model)
         print(f"\nWritten to {out}. Next: secondlook evaluate DATA --model {out} --out RUN")
@@ -230,11 +267,11 @@ def show(
 ) -> None:
     """Show what a model folder knows: track records, weights, threshold, and what a tighter one would need."""
     from secondlook.orchestrator.fitted import load_model
-    from secondlook.show import print_model
+    from secondlook.show import model_json, print_model
 
     found, _ = load_model(model)
     if as_json:
-        print(found.model_dump_json())
+        print(model_json(found))
     else:
         print_model(found)
 
@@ -246,7 +283,7 @@ def doctor(as_json: Json = False) -> None:
 
     found = examine()
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(found, allow_nan=False))
     else:
         for name, value in found.items():
             print(f"{name:<22} {value}")
@@ -267,6 +304,11 @@ def _cache(no_cache: bool) -> Iterator[EmbeddingCache]:
         yield cache
 
 
+def _absolute(name: str) -> str:
+    """Keep a file or folder by its whole path, so that the model works from elsewhere too; else the name."""
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
+
+
 def _device(name: str) -> DeviceName:
     from secondlook.agents.errors import ConfigError
 
@@ -280,25 +322,13 @@ def _print_metrics(metrics: dict[str, float | int | str | None], page: Path | No
     from secondlook.show import print_metrics
 
     if as_json:
-        print(json.dumps(metrics))
+        print(json.dumps(metrics, allow_nan=False))
         return
     print_metrics(metrics)
     if page:
         print(f"\nReport: {page}")
 
 
-def main() -> None:
-    """Run the command line; the user's mistakes end with exit code 2 and no traceback."""
-    try:
-        app(standalone_mode=True)
-    except KeyboardInterrupt:
-        complain("Stopped.\nThe same command goes on where it stopped.")
-        sys.exit(130)
-    except Exception as error:
-        # Imported here: `--help` must not wait for pydantic.
-        from secondlook.agents.errors import SecondlookError
-
-        if not isinstance(error, SecondlookError):
-            raise
-        complain(str(error))
-        sys.exit(2)
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line, on the process's own arguments by default; it ends in `SystemExit`."""
+    app(arguments)

@@ -68,9 +68,13 @@ class _Lines:
             print(f"{what}: {done}{f' of {total}' if total else ''}{left}", file=sys.stderr, flush=True)
 
 
-def complain(message: str) -> None:
-    """Print an error: the thing, then the remedy, on stderr."""
-    first, _, remedy = message.partition("\n")
-    print(f"error: {first}", file=sys.stderr)
+def complain(what: str, remedy: str = "") -> None:
+    """Print an error: the thing, then the remedy, on stderr. What could steer a terminal is made visible."""
+    print(f"error: {_plain(what)}", file=sys.stderr)
     if remedy:
-        print(f"  try: {remedy}", file=sys.stderr)
+        print(f"  try: {_plain(remedy)}", file=sys.stderr)
+
+
+def _plain(text: str) -> str:
+    lines = ("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in text.strip().splitlines())
+    return "\n       ".join(lines)

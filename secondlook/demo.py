@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from secondlook.agents.embedding_cache import EmbeddingCache, default_cache_fold
 from secondlook.agents.errors import ConfigError
 from secondlook.eval.evaluate import evaluate
 from secondlook.eval.fit import fit
+from secondlook.eval.progress import Progress, silent
 from secondlook.leaves import LABELS, Leaf, render_leaf
 from secondlook.orchestrator.fitted import MODEL_FILE
 from secondlook.strangers import write_strangers
@@ -26,7 +28,8 @@ STRANGERS = 40
 SEED = 20_000
 """First seed of the demonstration's leaves: far from those that leaf-tiny was trained on."""
 MARK = "secondlook-demo"
-Progress = Callable[[str, int, int | None], None]
+MADE = ("images", "strangers", "cache", "model", "run")
+"""What a demonstration's folder holds."""
 
 
 def demo_image(label: str, seed: int = 30_000, view: int = 0) -> Image.Image:
@@ -49,8 +52,16 @@ def demo_image(label: str, seed: int = 30_000, view: int = 0) -> Image.Image:
     return render_leaf(Leaf.grow(label, seed), view).image
 
 
-def write_demo_images(folder: Path, progress: Progress) -> Path:
-    """Draw the demonstration's leaves, on all cores, with an index that names group and split.
+def write_demo_images(folder: Path, progress: Progress, *, processes: bool = True) -> Path:
+    """Draw the demonstration's leaves, with an index that names group and split.
+
+    Parameters
+    ----------
+    folder : Path
+    progress : Progress
+    processes : bool
+        Draw on all cores. Not within a program of the user's: its threads, or a script without a main guard, would not
+        bear new processes.
 
     Returns
     -------
@@ -64,10 +75,18 @@ def write_demo_images(folder: Path, progress: Progress) -> Path:
             jobs += [(label, seed + number, split) for number in range(leaves)]
             seed += leaves
     rows: list[tuple[str, str, str, str]] = []
-    with ProcessPoolExecutor() as pool:
-        for done, written in enumerate(pool.map(_draw, [str(folder)] * len(jobs), jobs, chunksize=4), 1):
-            rows += written
+
+    def collect(drawn: Iterable[list[tuple[str, str, str, str]]]) -> None:
+        for done, written in enumerate(drawn, 1):
+            rows.extend(written)
             progress("drawing leaves", done, len(jobs))
+
+    folders = [str(folder)] * len(jobs)
+    if processes:
+        with ProcessPoolExecutor() as pool:
+            collect(pool.map(_draw, folders, jobs, chunksize=4))
+    else:
+        collect(map(_draw, folders, jobs))
     with (folder / "index.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("path", "label", "group", "split"))
@@ -96,6 +115,7 @@ def run_demo(out: Path, progress: Progress) -> tuple[dict[str, float | int | str
         See `secondlook.eval.summary.summarise`.
     report : Path
     """
+    _own(out)
     _clear(out)
     images = write_demo_images(out / "images", progress)
     strangers = write_strangers(out / "strangers", STRANGERS, seed=SEED)
@@ -108,21 +128,30 @@ def run_demo(out: Path, progress: Progress) -> tuple[dict[str, float | int | str
 def demo_model() -> Path:
     """Return the demonstration model of this version, fitted and kept in the cache folder on first use."""
     home = default_cache_folder() / f"demo-{version('secondlook')}"
-    if not (home / "model" / MODEL_FILE).is_file():
-        _clear(home)
-        images = write_demo_images(home / "images", lambda what, done, total: None)
-        fit(images, home / "model")
-    return home / "model"
+    model = home / "model"
+    if not (model / MODEL_FILE).is_file():
+        _own(home)
+        with (home / f".{MARK}").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two programs may ask for it first at the same time
+            if not (model / MODEL_FILE).is_file():
+                _clear(home)
+                fit(write_demo_images(home / "images", silent, processes=False), model)
+    return model
 
 
 def _clear(folder: Path) -> None:
-    """Empty a folder that an earlier demonstration made; refuse any other that is not empty."""
+    """Delete what an earlier demonstration made, and nothing else."""
+    for name in MADE:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _own(folder: Path) -> None:
+    """Make and mark a folder; refuse one that is not empty and not a demonstration's."""
     mark = folder / f".{MARK}"
-    if folder.exists() and any(folder.iterdir()) and not mark.exists():
-        raise ConfigError(f"{folder} exists and is not a demonstration's folder.", "Choose another --out.")
     try:
-        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not mark.exists():
+            raise ConfigError(f"{folder} exists and is not a demonstration's folder.", "Choose another --out.")
         mark.touch()
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}.", "Choose a writable --out.") from error

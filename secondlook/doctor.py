@@ -36,7 +36,8 @@ def examine() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "missing: run `make setup`"
     found["gpu"] = _gpu()
-    found["leaf-tiny"] = str(embedded_folder()) if embedded_folder().is_dir() else "missing: reinstall the package"
+    shipped = embedded_folder() / "open_clip_model.safetensors"
+    found["leaf-tiny"] = str(shipped.parent) if shipped.is_file() else "missing: reinstall the package"
     cache = default_cache_folder()
     size = sum(p.stat().st_size for p in cache.rglob("*") if p.is_file()) if cache.is_dir() else 0
     found["embedding cache"] = f"{cache} ({size / 2**20:.1f} MiB)"

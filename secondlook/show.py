@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from secondlook.orchestrator.fitted import Model
 from secondlook.orchestrator.gate import units_needed
@@ -20,19 +23,23 @@ def print_model(model: Model, console: Console | None = None) -> None:
     """Print what a fit learned."""
     console = console or _console()
     splits = ", ".join(f"{name} {s.n} images / {s.n_groups} groups" for name, s in model.splits.items())
-    console.print(f"[bold]{len(model.task.labels)} labels[/bold]: {', '.join(model.task.labels)}", highlight=False)
-    console.print(f"Fitted on {splits}. Encoder {model.config.encoder.model}. Model {model.digest}.", highlight=False)
-    console.print(_records(model))
-    console.print(_weights(model))
-    console.print(*_promise(model), sep="\n", highlight=False)
-    for note in model.notes:
-        console.print(f"- {note}", highlight=False, markup=False)
+    _say(console, f"{len(model.task.labels)} labels: {', '.join(model.task.labels)}")
+    _say(console, f"Fitted on {splits}. Encoder {model.config.encoder.model}. Model {model.digest}.")
+    _print_whole(console, _records(model))
+    _print_whole(console, _weights(model))
+    for line in (*_promise(model), *(f"- {note}" for note in model.notes)):
+        _say(console, line)
+
+
+def model_json(model: Model) -> str:
+    """Return a model as one JSON object, its digest first; what is undefined is null."""
+    return json.dumps({"digest": model.digest, **json.loads(model.model_dump_json())}, allow_nan=False)
 
 
 def _records(model: Model) -> Table:
     table = Table(title="Track records, on held-out cases, cross-fitted (95 % intervals)", title_justify="left")
     for name in ("agent", "look", "n", "accuracy", "ECE", "before", "OCR", "CCC", "NLL", "calibrator"):
-        table.add_column(name, justify="left" if name in ("agent", "calibrator") else "right", no_wrap=name == "agent")
+        table.add_column(name, justify="left" if name in ("agent", "calibrator") else "right")
     for r in model.records:
         ece, before = f"{r.ece.value:.3f}", f"{r.ece_raw:.3f}"
         row = (r.agent, r.look, r.n, _with_interval(r.accuracy), ece, before, f"{r.overconfidence.value:.3f}")
@@ -93,8 +100,21 @@ def print_metrics(metrics: Metrics, console: Console | None = None) -> None:
             continue
         low, high = metrics.get(f"{name}/lo"), metrics.get(f"{name}/hi")
         interval = f"  [{low:.3f}, {high:.3f}]" if isinstance(low, float) and isinstance(high, float) else ""
-        table.add_row(name, _number(value) + interval)
-    console.print(table)
+        table.add_row(Text(name), _number(value) + interval)
+    _print_whole(console, table)
+
+
+def _say(console: Console, line: str) -> None:
+    """Print a line as it is: names of labels and files may look like markup."""
+    console.print(line, markup=False, highlight=False)
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table, wider than a narrow console if need be: a number that is cut is a wrong number."""
+    least = Measurement.get(console, console.options, table).minimum
+    if least > console.width:
+        table.width = least
+    console.print(table, crop=False)
 
 
 def _console() -> Console:
