@@ -75,6 +75,9 @@ def choose_threshold(gate: Gate, looks: Sequence[LookData], typicality: Floats, 
     unit is the group, its loss the share of its accepted cases that are wrong. Thresholds that accept so few groups
     that not even zero errors could reject are passed over; that depends on no label.
 
+    A larger target accepts more on average, not always: it begins with fewer groups, and one wrong among those may end
+    the walk at once.
+
     Parameters
     ----------
     gate : Gate
@@ -154,15 +157,15 @@ def risk_p_value(losses: Floats, target: float, *, exact: bool) -> float:
     ----------
     Bates et al. (2021), https://arxiv.org/abs/2101.02703, section 3.1.
     """
-    from scipy.stats import binom
+    from scipy.special import bdtr
 
     n, mean = len(losses), float(losses.mean())
     if exact:
-        return float(binom.cdf(round(losses.sum()), n, target))
+        return float(bdtr(round(losses.sum()), n, target))
     if mean >= target:
         return 1.0
     hoeffding = math.exp(-n * _bernoulli_divergence(mean, target))
-    bentkus = math.e * float(binom.cdf(math.ceil(n * mean - 1e-9), n, target))
+    bentkus = math.e * float(bdtr(math.ceil(n * mean - 1e-9), n, target))
     return min(1.0, hoeffding, bentkus)
 
 
