@@ -101,7 +101,7 @@ def colours(kinds: Sequence[str], seed: int) -> tuple[NDArray[np.float32], NDArr
 
 def toy_arrays() -> Arrays:
     train, truth = colours(LABELS * 20, 1)
-    held_out, _ = colours(LABELS * 20, 2)
+    held_out, _ = colours(LABELS * 40, 2)
     means = np.stack([train[truth == k].mean(axis=0) for k in range(3)])
     classifier = TextClassifier(means / np.linalg.norm(means, axis=1, keepdims=True), train[:2], 10.0)
     strangers = fit_stranger_scores(train, truth, classifier)
@@ -132,7 +132,7 @@ def toy_model(threshold: float | None = 0.7) -> Model:
                     nll={"scripted": 0.4, "pool": 0.3}, n=60),
         },
         trusts={1: Trust(intercept=-0.3), 2: Trust(intercept=0.1, coefficients=(0.8, 0.2, 0.3, 0.1), n=60, n_wrong=9)},
-        gate=Gate(threshold=threshold, stranger_limit=0.03, set_limit=0.8),
+        gate=Gate(threshold=threshold, stranger_limit=0.05, set_limit=0.8),
         second_look=True,
         ledger=FlipLedger(asked=10, fixed=3, broken=1),
         records=(record,),
