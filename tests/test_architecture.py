@@ -21,7 +21,7 @@ HEAVY = ("torch", "chromadb", "langgraph", "openai", "transformers", "sklearn", 
 TRAINING = ("train_leaf_tiny", "check_leaf_tiny", "leaf_recipe", "leaf_augment", "leaf_pool", "leaf_texts")
 """Files that make the packaged weights; nothing that a user runs imports them."""
 OWNERS = {
-    "torch": {"agents/encoder.py", "agents/embedder.py", "secondlook/doctor.py"},
+    "torch": {"agents/encoder.py", "agents/embedder.py", "agents/fakes.py", "secondlook/doctor.py"},
     "open_clip": {"agents/encoder.py"},
     "chromadb": {"retrieval/chroma.py"},
     "langgraph": {"orchestrator/graph.py"},
@@ -168,7 +168,9 @@ def test_nothing_is_unpickled_or_evaluated(path: Path) -> None:
             assert called != "yaml.load", where
             assert given.get("shell", "False") == "False", where
             assert given.get("trust_remote_code", "False") == "False", where
-    assert not {module.split(".")[0] for module in imports_of(path)} & {"pickle", "dill", "joblib", "shelve", "marshal"}
+    # The name of an error is no reader: torch raises this one for damaged weights.
+    foreign = imports_of(path) - {"pickle.UnpicklingError"}
+    assert not {module.split(".")[0] for module in foreign} & {"pickle", "dill", "joblib", "shelve", "marshal"}
 
 
 def undocumented(path: Path) -> list[str]:
