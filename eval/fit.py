@@ -18,7 +18,7 @@ from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, OpenClipEncoder
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.folds import grouped_folds
-from secondlook.agents.typicality import Typicality, fit_stranger_scores
+from secondlook.agents.typicality import SCORES, Typicality, fit_stranger_scores
 from secondlook.eval.cases import read_dataset, readable
 from secondlook.eval.dataset import Dataset, LabelledCase, check_counts, check_disjoint, digest_of_split
 from secondlook.eval.embedded import Embedded, embed_split
@@ -42,7 +42,7 @@ from secondlook.orchestrator.fitted import (
     fresh_folder,
     save_model,
 )
-from secondlook.orchestrator.gate import Gate, choose_threshold, conformal_limit
+from secondlook.orchestrator.gate import Gate, choose_threshold, conformal_limit, units_needed
 from secondlook.orchestrator.track_record import FlipLedger
 from secondlook.prompts import Prompt
 from secondlook.retrieval.index import build_index
@@ -197,10 +197,9 @@ def _fit_all(
     looks = {1: fit_look(first, calibration, typicality, folds)}
     looks[2] = fit_look([*first, *second], calibration, typicality, folds)
     step("choosing the threshold")
-    gate, ledger, use_second = _choose_gate(config, looks, typicality, calibration)
-    beliefs = final_beliefs(looks[1], looks[2], gate, typicality) if use_second else looks[1].fitted.beliefs
-    limit = conformal_limit(beliefs, calibration.truth, config.set_level)
-    gate = gate.model_copy(update={"set_level": config.set_level, "set_limit": limit})
+    gates, ledger = _choose_gates(config, looks, typicality, calibration, folds)
+    use_second = config.second_look and ledger.net > 0
+    gate = gates[2 if use_second else 1]
     records = tuple(
         track_record(
             a.agent, a.look, a.probs, a.raw, calibration.truth, calibration.groups, task.labels, a.calibrator, rng
@@ -220,24 +219,53 @@ def _fit_all(
         pools={look: found.fitted.pool for look, found in looks.items()},
         trusts={look: found.trust for look, found in looks.items()},
         gate=gate,
+        first_gate=gates[1] if use_second else None,
         second_look=use_second,
         ledger=ledger,
         records=records,
-        notes=tuple([*notes, *_decisions(config, looks, gate, ledger, use_second)]),
+        notes=tuple(
+            [*notes, *_warnings(calibration, config, folds), *_decisions(config, looks, gate, ledger, use_second)]
+        ),
         versions={name: version(name) for name in ("secondlook", "torch", "open_clip_torch", "chromadb")},
     )
     return model, Arrays(classifier, head, strangers, typical)
 
 
-def _choose_gate(
-    config: Config, looks: dict[int, LookFit], typicality: Floats, split: Embedded
-) -> tuple[Gate, FlipLedger, bool]:
-    empty = Gate(target_risk=config.target_risk, delta=config.delta, stranger_limit=config.stranger_limit)
-    alone = choose_threshold(empty, [looks[1].data], typicality, split.groups)
-    ledger = count_flips(looks[1], looks[2], alone, typicality, split.truth)
-    if not config.second_look or ledger.net <= 0:
-        return alone, ledger, False
-    return choose_threshold(empty, [looks[1].data, looks[2].data], typicality, split.groups), ledger, True
+def _choose_gates(
+    config: Config,
+    looks: dict[int, LookFit],
+    typicality: Floats,
+    split: Embedded,
+    folds: NDArray[np.intp] | None,
+) -> tuple[dict[int, Gate], FlipLedger]:
+    """Choose a gate for runs of one look and one for runs of two, each with the prediction sets of its last beliefs."""
+    gate = Gate(
+        target_risk=config.target_risk,
+        delta=config.delta,
+        stranger_limit=config.stranger_limit,
+        set_level=config.set_level,
+    )
+    gates: dict[int, Gate] = {}
+    for n, data in ((1, [looks[1].data]), (2, [looks[1].data, looks[2].data])):
+        # Without folds trust was fitted on the very cases it would be tested on, which proves nothing.
+        gates[n] = gate if folds is None else choose_threshold(gate, data, typicality, split.groups)
+        last = looks[1].fitted.beliefs if n == 1 else final_beliefs(looks[1], looks[2], gates[n], typicality)
+        limit = conformal_limit(last, split.truth, config.set_level)
+        gates[n] = gates[n].model_copy(update={"set_limit": limit})
+    return gates, count_flips(looks[1], looks[2], gates[1], typicality, split.truth)
+
+
+def _warnings(split: Embedded, config: Config, folds: NDArray[np.intp] | None) -> list[str]:
+    """Say where the calibration split is too small for what it should decide."""
+    said = []
+    if folds is None:
+        said.append("A label has one calibration group only: nothing can be held out, so no threshold is promised.")
+    least = (1 + len(SCORES)) / (1 + len(split.cases))
+    if config.stranger_limit and least > config.stranger_limit:
+        said.append(
+            f"{len(split.cases)} calibration images are too few to recognise strangers at {config.stranger_limit:.1%}."
+        )
+    return said
 
 
 def _decisions(
@@ -260,7 +288,8 @@ def _decisions(
     if gate.threshold is None:
         said.append(
             f"No threshold can promise an error under {gate.target_risk:.0%} with probability {1 - gate.delta:.0%}: "
-            f"even without a single error {gate.needed} groups with an accepted case would be needed. "
+            f"even without a single error {units_needed(gate.target_risk, gate.delta)} groups with an accepted case "
+            "would be needed. "
             "Everything goes to review."
         )
     return said

@@ -55,6 +55,8 @@ class Model(Frozen):
     trusts: dict[int, Trust]
     """By look."""
     gate: Gate
+    first_gate: Gate | None = None
+    """Of runs that never look again; None where `gate` was chosen for one look."""
     second_look: bool
     """Whether second looks are taken: configured, and measured to help."""
     ledger: FlipLedger
@@ -62,6 +64,10 @@ class Model(Frozen):
     notes: tuple[str, ...] = ()
     """What fit decided, in sentences."""
     versions: dict[str, str]
+
+    def gate_for(self, looks: int) -> Gate:
+        """Return the gate whose promise holds for runs of so many looks."""
+        return self.first_gate if looks == 1 and self.first_gate is not None else self.gate
 
     @cached_property
     def digest(self) -> str:
@@ -135,7 +141,7 @@ def load_model(folder: Path) -> tuple[Model, Arrays]:
                 "Run fit again with this version.",
             )
         return Model.model_validate(found), _load_arrays(folder / ARRAYS_FILE)
-    except (ValidationError, ValueError, KeyError, OSError) as error:
+    except (ValidationError, ValueError, KeyError, OSError, RecursionError) as error:
         raise ConfigError(
             f"{folder} cannot be read as a model folder: {_first_line(error)}.", "It is damaged; run fit again."
         ) from error

@@ -15,6 +15,7 @@ from secondlook.agents.errors import ImageError, RetrievalError
 from secondlook.agents.prediction import Failure, Outcome
 from secondlook.orchestrator.evidence import with_evidence
 from secondlook.orchestrator.fitted import Arrays, Model
+from secondlook.orchestrator.gate import Gate
 from secondlook.orchestrator.judgement import Decision, Judgement, explain, judge
 from secondlook.orchestrator.panel import ask, opinion, stack
 from secondlook.orchestrator.verdict import LookTrail, Verdict
@@ -62,6 +63,11 @@ class Nodes:
     open_searcher: Callable[[], Searcher]
     looks: int = 2
 
+    @property
+    def gate(self) -> Gate:
+        """The gate that was chosen for this number of looks."""
+        return self.model.gate_for(self.looks)
+
     async def place(self, state: State) -> dict[str, object]:
         """Measure how typical each image is."""
         found = self.embedder.embed([case.photo for case in state["cases"]])
@@ -88,8 +94,8 @@ class Nodes:
         probs = stack(rows, pool.agents, len(self.model.task.labels))
         typicality = np.array([state["typicality"][i] for i in pending])
         may_look_again = look < self.looks
-        found = judge(pool, self.model.trusts[look], self.model.gate, probs, typicality, may_look_again=may_look_again)
-        sets = self.model.gate.prediction_sets(found.belief)
+        found = judge(pool, self.model.trusts[look], self.gate, probs, typicality, may_look_again=may_look_again)
+        sets = self.gate.prediction_sets(found.belief)
         trails, verdicts = dict(state["trails"]), dict(state["verdicts"])
         for row, i in enumerate(pending):
             trail = self._trail(state, i, look, found, row)
@@ -116,7 +122,7 @@ class Nodes:
         return {"cases": tuple(cases), "look": state["look"] + 1}
 
     def _trail(self, state: State, i: int, look: int, found: Judgement, row: int) -> LookTrail:
-        pool, gate = self.model.pools[look], self.model.gate
+        pool, gate = self.model.pools[look], self.gate
         labels = self.model.task.labels
         outcomes = {name: state["outcomes"][i][name] for name in pool.agents}
         opinions = tuple(opinion(outcome, labels) for outcome in outcomes.values())
