@@ -39,8 +39,9 @@ class Commands(TyperGroup):
                 complain(error.what, error.remedy)
             elif isinstance(error, SecondlookError):
                 complain(str(error))
-            elif isinstance(error, OSError) and error.filename is not None and error.errno in PLACES:
-                complain(f"{error.filename}: {error.strerror}.", "Put that right, then give the same command again.")
+            elif isinstance(error, OSError) and error.errno in PLACES:
+                where = f"{error.filename}: " if error.filename else ""
+                complain(f"{where}{error.strerror}.", "Put that right, then give the same command again.")
             else:
                 raise
             raise typer.Exit(MISTAKE) from error
@@ -98,7 +99,7 @@ def demo(
 
 @app.command()
 def fit(
-    data: Annotated[Path, typer.Argument(help="Folder per label, or a CSV: path,label,group,split.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder per label, or a CSV: path,label,group,split.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
     encoder: Annotated[
         str, typer.Option(help="leaf-tiny, an OpenCLIP model name, or a folder with open_clip_config.json.")
@@ -167,7 +168,9 @@ def fit(
 
 @app.command()
 def triage(
-    images: Annotated[Path, typer.Argument(help="An image, or a folder of images; subfolders are read too.")],
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES", help="An image, or a folder of images; subfolders are read too.")
+    ],
     model: Model,
     out: Out,
     device: DeviceOption = "auto",
@@ -221,7 +224,7 @@ def triage(
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="Labelled images, in any form that `fit` reads.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled images, in any form that `fit` reads.")],
     model: Model,
     out: Out,
     split: Annotated[str | None, typer.Option(help="Which split; `test` where there is one, else all.")] = None,
@@ -262,7 +265,7 @@ def evaluate(
 
 @app.command()
 def show(
-    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder.")],
     as_json: Json = False,
 ) -> None:
     """Show what a model folder knows: track records, weights, threshold, and what a tighter one would need."""
@@ -331,4 +334,4 @@ def _print_metrics(metrics: dict[str, float | int | str | None], page: Path | No
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line, on the process's own arguments by default; it ends in `SystemExit`."""
-    app(arguments)
+    app(arguments, prog_name="secondlook")
