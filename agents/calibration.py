@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ SMOOTHING = 0.01
 """Added to each share of a vote or sample before the logarithm: no share of k neighbours proves an impossibility."""
 PRIOR_SD = 1.0
 """Standard deviation of the log-normal prior on a temperature, in natural-log units."""
+FLOOR = -30.0
+"""Log-probabilities below this count as this in a vector calibrator: near -inf no scale could be fitted."""
 
 
 class Calibrator(Frozen):
@@ -33,13 +35,13 @@ class Calibrator(Frozen):
     n: int = 0
     """Calibration cases it was fitted on."""
     nll: MaybeNan = float("nan")
-    """Cross-fitted NLL on them, in nats."""
+    """Cross-fitted NLL on them, in nats; nan where they were too few for folds."""
 
     def apply(self, log_q: Floats) -> Floats:
         """Calibrate log-probabilities of shape (N, K) to distributions of the same shape."""
         z = log_q / self.temperature
         if self.kind == "vector":
-            z = log_q * np.array(self.scale) + np.array(self.bias)
+            z = np.maximum(log_q, FLOOR) * np.array(self.scale) + np.array(self.bias)
         return _softmax(z)
 
 
@@ -57,9 +59,10 @@ def log_distribution(scores: Floats, scale: Scale) -> Floats:
     ndarray of shape (N, K)
     """
     if scale == "logit":
-        return cast("Floats", scores - _logsumexp(scores))
+        return scores - _logsumexp(scores)
     smoothed = scores + (SMOOTHING if scale in ("vote", "sampled") else 1e-12)
-    return cast("Floats", np.log(smoothed / smoothed.sum(axis=1, keepdims=True)))
+    log_q: Floats = np.log(smoothed / smoothed.sum(axis=1, keepdims=True))
+    return log_q
 
 
 def fit_calibrator(log_q: Floats, truth: NDArray[np.intp], folds: NDArray[np.intp] | None) -> tuple[Calibrator, Floats]:
@@ -77,10 +80,18 @@ def fit_calibrator(log_q: Floats, truth: NDArray[np.intp], folds: NDArray[np.int
     -------
     calibrator : Calibrator
     probs : ndarray of shape (N, K)
-        Cross-fitted: no row was calibrated by something fitted on it.
+        Cross-fitted: no row was calibrated by something fitted on it. Without folds, the fitted rows themselves.
+
+    Raises
+    ------
+    ValueError
+        When the shapes do not fit together.
     """
+    if log_q.ndim != 2 or truth.shape != log_q.shape[:1] or (folds is not None and folds.shape != truth.shape):
+        shapes = (log_q.shape, truth.shape, None if folds is None else folds.shape)
+        raise ValueError(f"log_q, truth, folds: expected [N, K], [N] and [N] or None, got {shapes}")
     if folds is None:
-        only = _fit_temperature(log_q, truth)
+        only = _fit_temperature(log_q, truth).model_copy(update={"n": len(truth)})
         return only, only.apply(log_q)
     candidates = {
         "none": lambda x, y: Calibrator(),
@@ -117,8 +128,8 @@ def _fit_vector(log_q: Floats, truth: NDArray[np.intp]) -> Calibrator:
     """Fit a scale and a bias per label by L-BFGS, with a Gaussian prior around the identity."""
     from scipy.optimize import minimize
 
-    n, k = log_q.shape
-    floor = np.maximum(log_q, -30.0)  # a zero probability would make its scale's gradient infinite
+    k = log_q.shape[1]
+    floor = np.maximum(log_q, FLOOR)
     onehot = np.eye(k)[truth]
 
     def loss(x: Floats) -> tuple[float, Floats]:
@@ -130,13 +141,13 @@ def _fit_vector(log_q: Floats, truth: NDArray[np.intp]) -> Calibrator:
         return float(value), np.concatenate([(error * floor).sum(0) + scale - 1, error.sum(0) + bias])
 
     found = minimize(loss, np.concatenate([np.ones(k), np.zeros(k)]), jac=True, method="L-BFGS-B")
-    return Calibrator(kind="vector", scale=tuple(found.x[:k]), bias=tuple(found.x[k:]))
+    return Calibrator(kind="vector", scale=tuple(found.x[:k].tolist()), bias=tuple(found.x[k:].tolist()))
 
 
 class Calibrated:
     """Wrapper: the agent's outcomes, calibrated by what was fitted for the look they belong to."""
 
-    def __init__(self, agent: Agent, calibrators: dict[int, Calibrator]) -> None:
+    def __init__(self, agent: Agent, calibrators: Mapping[int, Calibrator]) -> None:
         self._agent = agent
         self._calibrators = calibrators
 
@@ -153,25 +164,33 @@ class Calibrated:
         NotFittedError
             When a look was never calibrated.
         """
-        return [self._calibrate(outcome) for outcome in await self._agent.predict(cases)]
+        outcomes = list(await self._agent.predict(cases))
+        alike: dict[tuple[int, Scale], dict[int, Prediction]] = {}
+        for i, outcome in enumerate(outcomes):
+            if isinstance(outcome, Prediction):
+                alike.setdefault((outcome.look, outcome.scale), {})[i] = outcome
+        for (look, scale), said in alike.items():
+            scores = np.array([prediction.scores for prediction in said.values()])
+            probs = self._calibrator(look).apply(log_distribution(scores, scale))
+            for (i, prediction), row in zip(said.items(), probs.tolist(), strict=True):
+                outcomes[i] = prediction.model_copy(update={"scale": "probability", "scores": tuple(row)})
+        return outcomes
 
-    def _calibrate(self, outcome: Outcome) -> Outcome:
-        if not isinstance(outcome, Prediction):
-            return outcome
-        calibrator = self._calibrators.get(outcome.look)
-        if calibrator is None:
-            raise NotFittedError(f"The agent {self.name!r} has no calibrator for look {outcome.look}.", "Run fit.")
-        probs = calibrator.apply(log_distribution(np.array([outcome.scores]), outcome.scale))[0]
-        return outcome.model_copy(update={"scale": "probability", "scores": tuple(probs.tolist())})
+    def _calibrator(self, look: int) -> Calibrator:
+        if look not in self._calibrators:
+            raise NotFittedError(f"The agent {self.name!r} has no calibrator for look {look}.", "Run fit.")
+        return self._calibrators[look]
 
 
 def _logsumexp(z: Floats) -> Floats:
     top = z.max(axis=1, keepdims=True)
-    return cast("Floats", top + np.log(np.exp(z - top).sum(axis=1, keepdims=True)))
+    total: Floats = top + np.log(np.exp(z - top).sum(axis=1, keepdims=True))
+    return total
 
 
 def _softmax(z: Floats) -> Floats:
-    return cast("Floats", np.exp(z - _logsumexp(z)))
+    p: Floats = np.exp(z - _logsumexp(z))
+    return p
 
 
 def _nll(probs: Floats, truth: NDArray[np.intp]) -> float:

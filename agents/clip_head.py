@@ -1,4 +1,4 @@
-"""A linear head on frozen features: multinomial logistic regression, its strength chosen by grouped cross-validation."""
+"""A linear head on frozen features: logistic regression, its strength chosen by grouped cross-validation."""
 
 from __future__ import annotations
 
@@ -65,11 +65,22 @@ def fit_linear_head(
     -------
     LinearHead
         Refitted on all cases with the C of lowest grouped cross-validated NLL; C = 1 where no fold can be made.
+
+    Raises
+    ------
+    ValueError
+        When the shapes do not fit together, or a label has no case.
     """
+    if embeddings.ndim != 2 or not len(embeddings) == len(truth) == len(groups):
+        shapes = (embeddings.shape, truth.shape, len(groups))
+        raise ValueError(f"embeddings, truth, groups: expected [N, D], [N] and N, got {shapes}")
+    if (found := np.unique(truth).tolist()) != list(range(n_labels)):
+        raise ValueError(f"truth: expected each of 0..{n_labels - 1}, found {found}")
     folds = grouped_folds(truth, groups, rng)
     strength = 1.0
     if folds is not None:
-        strength = min(STRENGTHS, key=lambda c: _held_out_nll(embeddings, truth, folds, c))
+        losses = {c: _held_out_nll(embeddings, truth, folds, n_labels, c) for c in STRENGTHS}
+        strength = min(losses, key=lambda c: losses[c]) if np.isfinite(losses[1.0]) else 1.0
     return _fit(embeddings, truth, n_labels, strength)
 
 
@@ -84,11 +95,11 @@ def _fit(embeddings: NDArray[np.float32], truth: NDArray[np.intp], n_labels: int
 
 
 def _held_out_nll(
-    embeddings: NDArray[np.float32], truth: NDArray[np.intp], folds: NDArray[np.intp], strength: float
+    embeddings: NDArray[np.float32], truth: NDArray[np.intp], folds: NDArray[np.intp], n_labels: int, strength: float
 ) -> float:
+    """Sum the NLL over the folds; infinite where a label has cases in one fold only."""
     from scipy.special import log_softmax
 
-    n_labels = int(truth.max()) + 1
     total = 0.0
     for fold in np.unique(folds):
         inside, outside = folds != fold, folds == fold

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +36,8 @@ class TextClassifier:
 
     def logits(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits of shape (N, K) for unit embeddings of shape (N, D)."""
-        return cast("NDArray[np.float64]", self.logit_scale * (embeddings @ self.vectors.T).astype(np.float64))
+        cosines: NDArray[np.float64] = (embeddings @ self.vectors.T).astype(np.float64)
+        return self.logit_scale * cosines
 
 
 def text_classifier(encoder: Encoder, task: Task, templates: Sequence[str]) -> TextClassifier:
@@ -54,7 +54,8 @@ def text_classifier(encoder: Encoder, task: Task, templates: Sequence[str]) -> T
 
     def vector(phrases: Sequence[str]) -> NDArray[np.float32]:
         mean = encoder.encode_texts([t.replace("{}", p) for p in phrases for t in templates]).mean(axis=0)
-        return cast("NDArray[np.float32]", mean / np.linalg.norm(mean))
+        unit: NDArray[np.float32] = mean / np.linalg.norm(mean)
+        return unit
 
     vectors = np.stack([vector(task.phrases_of(label)) for label in task.labels])
     negatives = [vector([phrase]) for phrase in task.negatives]
@@ -76,4 +77,3 @@ class ClipZeroShot:
     async def predict(self, cases: Sequence[Case]) -> list[Outcome]:
         """Judge a batch; see `Agent.predict`."""
         return look_at(cases, self._embedder, self._classifier.logits, self.name)
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     import torch
 
 REMEMBERED = 8192
+"""Vectors kept in memory; the oldest go first."""
 
 
 class Embeddings(NamedTuple):
     """Vectors of N photos, and what went wrong with those that have none."""
 
     vectors: NDArray[np.float32]
-    """Unit vectors of shape (N, D); rows of nan where `errors` says why."""
+    """Unit vectors of shape (N, D); rows of nan where `errors` says why, of shape (N, 1) where no photo has one."""
     errors: tuple[str | None, ...]
 
     @property
@@ -37,6 +39,9 @@ class Embeddings(NamedTuple):
 
 class Embedder:
     """One encoder pass for everybody: agents, neighbour search and stranger detection all ask here.
+
+    `prepare` and `embed` may run in different threads at the same time. Every view is taken of the photo shrunk to
+    1,024 pixels, so that its vector does not depend on what was asked for before.
 
     Parameters
     ----------
@@ -49,7 +54,7 @@ class Embedder:
     threads : int
         Threads that read, decode and preprocess ahead; by default one a core, at most 16.
     thumbnails : bool
-        Whether to keep a small picture of every photo that is decoded, for reports; needs a cache.
+        Whether `prepare` keeps a small picture of every photo it decodes, for reports; needs a cache.
     """
 
     def __init__(
@@ -68,6 +73,8 @@ class Embedder:
         """Images the encoder was run on so far: nothing when every embedding was cached."""
         self._thumbnails = thumbnails and cache is not None
         self._pool = ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1), thread_name_prefix="decode")
+        self._turn = threading.Lock()
+        self._memory_lock = threading.Lock()
         self._memory: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._ready: dict[str, torch.Tensor] = {}
 
@@ -79,24 +86,28 @@ class Embedder:
 
         Photos that cannot be read are left for `embed` to report.
         """
-        digests = [d for d in self._pool.map(_digest, photos) if d]
-        known = self._recall([self._key(d, "whole") for d in digests])
-        missing = [p for p in photos if (d := _digest(p)) and self._key(d, "whole") not in known]
+        digests = self._pool.map(_digest, photos)
+        distinct = {self._key(d, "whole"): photo for d, photo in zip(digests, photos, strict=True) if d}
+        known = self._recall(list(distinct))
+        missing = [photo for key, photo in distinct.items() if key not in known]
         pictures = dict(filter(None, self._pool.map(self._prepare_one, missing)))
         if self._thumbnails and self.cache is not None:
             self.cache.add_thumbnails(pictures)
 
     def _prepare_one(self, photo: Photo) -> tuple[str, bytes] | None:
         try:
-            image = photo.pixels()
-            self._ready[self._key(photo.digest, "whole")] = self.encoder.preprocess(image)
-            photo.shrink()
+            self._ready[self._key(photo.digest, "whole")] = self._preprocessed(photo, "whole")
             return (photo.digest, photo.thumbnail()) if self._thumbnails else None
         except ImageError:
             return None
 
+    def _preprocessed(self, photo: Photo, view: str) -> torch.Tensor:
+        photo.shrink()
+        return self.encoder.preprocess(photo.view(view))
+
     def _recall(self, keys: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        known = {key: self._memory[key] for key in keys if key in self._memory}
+        with self._memory_lock:
+            known = {key: self._memory[key] for key in keys if key in self._memory}
         if self.cache is not None and (missing := [key for key in keys if key not in known]):
             found = self.cache.embeddings(missing)
             self._remember(found)
@@ -104,9 +115,10 @@ class Embedder:
         return known
 
     def _remember(self, rows: dict[str, NDArray[np.float32]]) -> None:
-        self._memory.update(rows)
-        while len(self._memory) > REMEMBERED:
-            self._memory.popitem(last=False)
+        with self._memory_lock:
+            self._memory.update(rows)
+            while len(self._memory) > REMEMBERED:
+                self._memory.popitem(last=False)
 
     def embed(self, photos: Sequence[Photo], view: str = "whole") -> Embeddings:
         """Embed a batch.
@@ -123,6 +135,10 @@ class Embedder:
         Embeddings
             In the order of the photos.
         """
+        with self._turn:
+            return self._embed(photos, view)
+
+    def _embed(self, photos: Sequence[Photo], view: str) -> Embeddings:
         errors: list[str | None] = [None] * len(photos)
         keys: list[str | None] = [None] * len(photos)
         for i, photo in enumerate(photos):
@@ -138,6 +154,8 @@ class Embedder:
         failed: dict[str, str] = {}
         inputs = self._inputs(photos, view, waiting, failed)
         known |= self._encode(inputs)
+        for key in known:  # prepared while a batch before this one was embedding the same image
+            self._ready.pop(key, None)
         vectors = np.full((len(photos), self._width(known)), np.nan, dtype=np.float32)
         for i, key in enumerate(keys):
             if key is not None and key in known:
@@ -158,7 +176,7 @@ class Embedder:
             if ready is not None:
                 return key, ready
             try:
-                return key, self.encoder.preprocess(photos[i].view(view))
+                return key, self._preprocessed(photos[i], view)
             except ImageError as error:
                 return key, str(error)
 

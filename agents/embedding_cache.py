@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -39,34 +40,41 @@ class EmbeddingCache:
     Raises
     ------
     ConfigError
-        When the folder cannot be written.
+        When the folder cannot be written, then or later (read-only, disk full, not a cache).
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "embeddings.sqlite"
-        try:
+        self._lock = threading.Lock()
+        with self._usable():
             folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=30, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             for table in ("embeddings", "thumbnails"):
                 self._db.execute(f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigError(
-                f"The embedding cache {self.path} cannot be used: {error}.",
-                "Set SECONDLOOK_CACHE to a writable folder, or run with --no-cache.",
-            ) from error
-        self._lock = threading.Lock()
 
     @classmethod
     def default(cls) -> Self:
         """Open the cache of this user."""
         return cls(default_cache_folder())
 
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.ProgrammingError):
+                raise  # used after close: a bug, not the user's
+            raise ConfigError(
+                f"The embedding cache {self.path} cannot be used: {error}.",
+                "Set SECONDLOOK_CACHE to a writable folder, or run with --no-cache.",
+            ) from error
+
     def _get(self, table: str, keys: Iterable[str]) -> dict[str, bytes]:
         wanted = list(dict.fromkeys(keys))
         found: dict[str, bytes] = {}
-        with self._lock:
+        with self._lock, self._usable():
             for start in range(0, len(wanted), CHUNK):
                 part = wanted[start : start + CHUNK]
                 marks = ",".join("?" * len(part))
@@ -76,10 +84,14 @@ class EmbeddingCache:
     def _put(self, table: str, rows: Mapping[str, bytes]) -> None:
         if not rows:
             return
-        with self._lock:
+        with self._lock, self._usable():
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", rows.items())
-            self._db.execute("COMMIT")
+            try:
+                self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", rows.items())
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
     def embeddings(self, keys: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         """Return the vectors known for some keys; unknown keys are absent."""

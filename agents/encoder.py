@@ -6,7 +6,8 @@ import hashlib
 import logging
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -82,6 +83,7 @@ class Encoder(Protocol):
 class _Loaded(NamedTuple):
     model: Any
     preprocess: Any
+    tokenizer: Any
     device: Any
     dtype: Any
 
@@ -116,32 +118,23 @@ class OpenClipEncoder:
             return self._loaded_once
 
     def _load(self) -> _Loaded:
-        import torch
+        from pickle import UnpicklingError  # raised for a damaged .pt, though only its tensors are read
 
-        logging.getLogger("root").setLevel(logging.WARNING)  # open_clip logs its loading steps on the root logger
-        import open_clip
+        import torch
+        from safetensors import SafetensorError
 
         if self._device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("No CUDA device is available.", "Use --device cpu, or --device auto.")
         cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
-        device = torch.device("cuda" if cuda else "cpu")
-        dtype = torch.bfloat16 if cuda else torch.float32
         name, pretrained = self._source()
-        if pretrained == "random":
-            torch.manual_seed(0)  # weights for timing only; the one place torch's global generator is set
+        damage = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError, SafetensorError)
         try:
-            model, _, preprocess = open_clip.create_model_and_transforms(
-                name,
-                pretrained=None if pretrained == "random" else pretrained,
-                precision="pure_bf16" if cuda else "fp32",
-                device=device,
-            )
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            return _create(name, pretrained, cuda)
+        except damage as error:
             raise ConfigError(
-                f"The encoder {self.spec.model!r} (weights: {self.spec.pretrained}) cannot be loaded: {error}",
-                "Give an OpenCLIP name with --pretrained TAG or FILE, or a folder with open_clip_config.json.",
+                f"The encoder {self.spec.model!r} (weights: {pretrained or 'in the folder'}) cannot be loaded: {error}",
+                "Give an OpenCLIP name with --pretrained TAG or FILE, or an undamaged folder as OpenCLIP saves it.",
             ) from error
-        return _Loaded(model.eval().requires_grad_(False), preprocess, device, dtype)
 
     def _source(self) -> tuple[str, str | None]:
         folder = self.spec.folder
@@ -161,7 +154,10 @@ class OpenClipEncoder:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of name, configuration and weights, and the arithmetic they run in."""
+        """16 hexadecimal digits of SHA-256 over name, configuration and weights, and the arithmetic they run in.
+
+        Of a published tag the name stands for the weights.
+        """
         sha = hashlib.sha256(b"preprocess 1;")
         folder, weights = self.spec.folder, self.spec.pretrained
         self._source()
@@ -212,7 +208,7 @@ class OpenClipEncoder:
         """
         import torch
 
-        model, _, device, dtype = self._loaded
+        model, _, _, device, dtype = self._loaded
         batch = torch.stack(list(tensors))
         if device.type == "cuda":
             batch = batch.pin_memory()
@@ -228,18 +224,50 @@ class OpenClipEncoder:
         ndarray of shape (N, D)
             Unit vectors.
         """
-        import open_clip
         import torch
 
-        tokens = open_clip.get_tokenizer(self._source()[0])(list(texts))
+        loaded = self._loaded
+        tokens = loaded.tokenizer(list(texts))
         with torch.inference_mode():
-            vectors = self._loaded.model.encode_text(tokens.to(self._loaded.device), normalize=True)
+            vectors = loaded.model.encode_text(tokens.to(loaded.device), normalize=True)
         return _unit(vectors.float().cpu().numpy())
+
+
+def _create(name: str, pretrained: str | None, cuda: bool) -> _Loaded:
+    import torch
+
+    device = torch.device("cuda" if cuda else "cpu")
+    precision = "pure_bf16" if cuda else "fp32"
+    # Weights are drawn before they are loaded: fork_rng keeps the program's own random numbers as they were.
+    with _quiet_root_logger(), torch.random.fork_rng(devices=[]):
+        import open_clip
+
+        if pretrained == "random":
+            torch.manual_seed(0)
+            model, _, preprocess = open_clip.create_model_and_transforms(name, None, True, precision, device)
+        else:  # unlike the function above, this one refuses a model without weights
+            model, preprocess = open_clip.create_model_from_pretrained(name, pretrained, precision, device)
+        tokenizer = open_clip.get_tokenizer(name)
+    dtype = torch.bfloat16 if cuda else torch.float32
+    return _Loaded(model.eval().requires_grad_(False), preprocess, tokenizer, device, dtype)
+
+
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """Hide open_clip's loading steps, which it logs on the root logger, and leave that as it was."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return cast("NDArray[np.float32]", vectors / np.maximum(norm, 1e-12))
+    unit: NDArray[np.float32] = vectors / np.maximum(norm, 1e-12)
+    return unit
 
 
 def _may_have_cuda() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +53,9 @@ class StrangerScores:
             return np.zeros(len(embeddings))
         scale = self.classifier.logit_scale
         against = scale * (embeddings @ self.classifier.negatives.T).astype(np.float64)
-        return cast("Floats", np.logaddexp.reduce(against, 1) - np.logaddexp.reduce(self.classifier.logits(embeddings), 1))
+        own = self.classifier.logits(embeddings)
+        odds: Floats = np.logaddexp.reduce(against, 1) - np.logaddexp.reduce(own, 1)
+        return odds
 
 
 def fit_stranger_scores(
@@ -84,8 +85,10 @@ def fit_stranger_scores(
 class Typicality:
     """Turns the scores into one share: how many held-out own images are at least as unusual.
 
-    Each score becomes its upper-tail share among the reference; the smallest of them, once more ranked among the
-    reference, is the typicality. It is uniform on (0, 1] for own images, so a limit of .05 sends 5 % of them to review.
+    Each score becomes its upper-tail share among the reference; the smallest of an image's shares, once more ranked
+    among those of the reference, is the typicality: a multiple of 1 / (R + 1), never 0. For one score it is exactly
+    uniform on own images. For three independent scores it is a little low where R is small: a limit of .05 sends 5.2 %
+    of own images to review with R = 300, and 7.1 % with R = 84 (simulated).
 
     Attributes
     ----------
@@ -107,11 +110,13 @@ class Typicality:
     def of(self, scores: Floats) -> Floats:
         """Typicality of shape (N,) for scores of shape (N, S)."""
         rank = np.searchsorted(self.smallest, _smallest_tail(self.reference, scores), side="right")
-        return cast("Floats", (1 + rank) / (1 + len(self.smallest)))
+        share: Floats = (1 + rank) / (1 + len(self.smallest))
+        return share
 
 
 def _smallest_tail(reference: Floats, scores: Floats) -> Floats:
     tails = [
         len(reference) - np.searchsorted(reference[:, j], scores[:, j], side="left") for j in range(scores.shape[1])
     ]
-    return cast("Floats", (1 + np.min(tails, axis=0)) / (1 + len(reference)))
+    share: Floats = (1 + np.min(tails, axis=0)) / (1 + len(reference))
+    return share

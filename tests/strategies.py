@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -13,10 +12,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-# A law is about values; how long one example takes on a busy machine is not.
-settings.register_profile("laws", deadline=None)
-settings.load_profile("laws")
 
 # Few distinct values on purpose: ties, zeros and ones are where metrics go wrong.
 UNIT = st.one_of(st.sampled_from([0.0, 0.2, 0.5, 0.8, 0.95, 1.0]), st.floats(0, 1, allow_subnormal=False))
