@@ -7,7 +7,6 @@ import math
 import sys
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -111,9 +110,8 @@ def _say(console: Console, line: str) -> None:
 
 def _print_whole(console: Console, table: Table) -> None:
     """Print a table, wider than a narrow console if need be: a number that is cut is a wrong number."""
-    least = Measurement.get(console, console.options, table).minimum
-    if least > console.width:
-        table.width = least
+    for column in table.columns:
+        column.min_width = max(len(word) for cell in (column.header, *column.cells) for word in str(cell).split())
     console.print(table, crop=False)
 
 

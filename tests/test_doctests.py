@@ -1,0 +1,77 @@
+"""Every example runs: in docstrings, and in README.md."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import secondlook
+from secondlook.agents.encoder import embedded_folder
+from secondlook.demo import demo_image
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = (embedded_folder() / "open_clip_model.safetensors").is_file()
+NEEDS_MODEL = re.compile(r"\.demo\(\)|demo_model\(")
+
+
+def modules() -> Iterator[str]:
+    yield "secondlook"
+    for found in pkgutil.walk_packages(secondlook.__path__, "secondlook."):
+        yield found.name
+
+
+def examples() -> Iterator[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for name in modules():
+        yield from (test for test in finder.find(importlib.import_module(name)) if test.examples)
+
+
+def skip_without_model(text: str) -> None:
+    if NEEDS_MODEL.search(text) and not SHIPPED:
+        pytest.skip("the shipped model is not there")
+
+
+@pytest.mark.parametrize("test", examples(), ids=lambda test: test.name)
+def test_the_example_of_a_docstring_runs(
+    test: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_without_model(test.docstring or "")
+    monkeypatch.chdir(tmp_path)
+    failed, tried = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False).run(test)
+    assert tried
+    assert not failed
+
+
+def blocks() -> list[str]:
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", blocks(), ids=range(len(blocks())))
+def test_the_python_of_the_readme_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that holds what a reader would have: a picture, a folder of them, and a model."""
+    if not SHIPPED:
+        pytest.skip("the shipped model is not there")
+    from secondlook.demo import demo_model
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for i, name in enumerate(re.findall(r'"([\w./-]+\.(?:jpg|png))"', block) or ["leaf.jpg"]):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        demo_image("rust", 30_000 + i).save(name)
+    demo_image("scab").save(tmp_path / "photos" / "1.jpg")
+    for name in re.findall(r'SecondLook\.load\("([\w.-]+)"', block):
+        (tmp_path / name).symlink_to(demo_model())
+    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+
+
+def test_importing_the_tree_finds_every_room() -> None:
+    found = set(modules())
+    assert {f"secondlook.{room}" for room in ("agents", "retrieval", "prompts", "orchestrator", "eval")} <= found
