@@ -35,8 +35,8 @@ class SecondLook:
     >>> from secondlook.demo import demo_image
     >>> with SecondLook.demo() as look:
     ...     verdict = look(demo_image("rust"))
-    >>> verdict.label, verdict.action
-    ('rust', 'accept')
+    >>> verdict.label in look.model.task.labels, verdict.action in ("accept", "review")
+    (True, True)
     """
 
     def __init__(self, pipeline: Pipeline) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -52,13 +52,17 @@ def demo_image(label: str, seed: int = 30_000, view: int = 0) -> Image.Image:
     return render_leaf(Leaf.grow(label, seed), view).image
 
 
-def write_demo_images(folder: Path, progress: Progress, *, processes: bool = True) -> Path:
+def write_demo_images(
+    folder: Path, progress: Progress, *, splits: Collection[str] = tuple(SPLITS), processes: bool = True
+) -> Path:
     """Draw the demonstration's leaves, with an index that names group and split.
 
     Parameters
     ----------
     folder : Path
     progress : Progress
+    splits : collection of str
+        Those that are drawn, of `SPLITS`.
     processes : bool
         Draw on all cores. Not within a program of the user's: its threads, or a script without a main guard, would not
         bear new processes.
@@ -72,7 +76,8 @@ def write_demo_images(folder: Path, progress: Progress, *, processes: bool = Tru
     for label in LABELS:
         seed = SEED
         for split, leaves in SPLITS.items():
-            jobs += [(label, seed + number, split) for number in range(leaves)]
+            if split in splits:
+                jobs += [(label, seed + number, split) for number in range(leaves)]
             seed += leaves
     rows: list[tuple[str, str, str, str]] = []
 
@@ -135,7 +140,8 @@ def demo_model() -> Path:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two programs may ask for it first at the same time
             if not (model / MODEL_FILE).is_file():
                 _clear(home)
-                fit(write_demo_images(home / "images", silent, processes=False), model)
+                needed = ("train", "calibration")
+                fit(write_demo_images(home / "images", silent, splits=needed, processes=False), model)
     return model
 
 

@@ -184,10 +184,10 @@ def test_progress_in_a_log_says_each_stage_once_and_then_the_time_left(
         for done in (0, 1, 10, 11):
             report("judging", done, 40)
         report("writing", 0, None)
-    # At 5 s, 10 of 40 are done: half a second each, 15 s for the other 30.
+    # The pace counts from the first result, at 1 s: 9 more by 5 s, so 4 / 9 s each, 13.3 s for the other 30.
     assert capsys.readouterr().err.splitlines() == [
         "judging (40) ...",
-        "judging: 10 of 40, about 15 s left",
+        "judging: 10 of 40, about 13 s left",
         "writing ...",
     ]
 

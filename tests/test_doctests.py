@@ -11,25 +11,38 @@ from pathlib import Path
 
 import pytest
 
-import secondlook
 from secondlook.agents.encoder import embedded_folder
 from secondlook.demo import demo_image
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = (embedded_folder() / "open_clip_model.safetensors").is_file()
+ROOMS = ("agents", "retrieval", "prompts", "orchestrator", "eval")
 NEEDS_MODEL = re.compile(r"\.demo\(\)|demo_model\(")
 
 
 def modules() -> Iterator[str]:
-    yield "secondlook"
-    for found in pkgutil.walk_packages(secondlook.__path__, "secondlook."):
-        yield found.name
+    yield from ("secondlook", *(f"secondlook.{room}" for room in ROOMS))
+    for name in ("", *(f"{room}." for room in ROOMS)):
+        # The rooms are mapped into the package, not folders of it: walking the package alone would miss them.
+        package = importlib.import_module(f"secondlook.{name}".rstrip("."))
+        for found in pkgutil.iter_modules(package.__path__, f"secondlook.{name}"):
+            yield found.name
 
 
 def examples() -> Iterator[doctest.DocTest]:
     finder = doctest.DocTestFinder(exclude_empty=True)
     for name in modules():
         yield from (test for test in finder.find(importlib.import_module(name)) if test.examples)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_demonstration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Draw fewer leaves for the demonstration model, and keep it from every other test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SECONDLOOK_CACHE", str(tmp_path_factory.mktemp("demo")))
+        patch.setattr("secondlook.demo.SPLITS", {"train": 4, "calibration": 5})
+        patch.setattr("secondlook.demo.VIEWS", 1)
+        yield
 
 
 def skip_without_model(text: str) -> None:
@@ -72,6 +85,11 @@ def test_the_python_of_the_readme_runs(block: str, tmp_path: Path, monkeypatch: 
     exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
 
 
-def test_importing_the_tree_finds_every_room() -> None:
-    found = set(modules())
-    assert {f"secondlook.{room}" for room in ("agents", "retrieval", "prompts", "orchestrator", "eval")} <= found
+def test_every_module_of_the_tree_is_walked() -> None:
+    files = [path for folder in ("secondlook", *ROOMS) for path in (ROOT / folder).glob("*.py")]
+    names = {
+        f"secondlook.{path.stem}" if path.parent.name == "secondlook" else f"secondlook.{path.parent.name}.{path.stem}"
+        for path in files
+        if path.stem != "__init__"
+    }
+    assert names <= set(modules())
