@@ -7,6 +7,7 @@ import math
 import sys
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,8 @@ from secondlook.orchestrator.gate import units_needed
 from secondlook.orchestrator.track_record import Measure
 
 TIGHTER = (0.02, 0.01)
+WIDEST = 1000
+"""Columns that a table may take where its longest words need them."""
 Metrics = dict[str, float | int | str | None]
 
 
@@ -112,6 +115,9 @@ def _print_whole(console: Console, table: Table) -> None:
     """Print a table, wider than a narrow console if need be: a number that is cut is a wrong number."""
     for column in table.columns:
         column.min_width = max(len(word) for cell in (column.header, *column.cells) for word in str(cell).split())
+    # Columns that Rich would narrow to nothing are left out whatever their least width, so the table gets its own.
+    least = Measurement.get(console, console.options.update(max_width=WIDEST), table).minimum
+    table.width = least if least > console.width else None
     console.print(table, crop=False)
 
 
