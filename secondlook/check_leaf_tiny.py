@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from secondlook.leaf_pool import Pool
-from secondlook.leaf_texts import LeafTexts
+from secondlook.leaf_texts import CLASSES, LeafTexts
+from secondlook.leaves import LABELS
 
 Floats = NDArray[np.float64]
 
@@ -111,8 +112,21 @@ def balanced_accuracy(said: NDArray[np.intp], true: NDArray[np.intp]) -> float:
     return float(np.mean([(said[true == name] == name).mean() for name in np.unique(true)]))
 
 
+def together(scores: Scores, known: Scores) -> Floats:
+    """Return the mean rank of scores (N,) among the scores of known photographs, from 0 to 1, (N,).
+
+    Examples
+    --------
+    >>> known = Scores(*(np.arange(4.0),) * 3)
+    >>> together(Scores(*(np.array([-1.0, 1.5, 9.0]),) * 3), known).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    ranks = [np.searchsorted(np.sort(k), s) / len(k) for s, k in zip(scores, known, strict=True)]
+    return np.asarray(np.mean(ranks, axis=0))
+
+
 def check(
-    folder: Path, train: Pool, own: Pool, strangers: dict[str, Pool], limit_share: float = 0.05
+    folder: Path, train: Pool, own: Pool, strangers: dict[str, Pool], tuning: Pool | None = None, share: float = 0.05
 ) -> dict[str, Any]:
     """Measure a model folder.
 
@@ -123,25 +137,28 @@ def check(
     train : Pool
         Photographs the OOD scores are fitted on.
     own : Pool
-        Held-out photographs of the four labels: accuracy, and the limits of the scores.
+        Held-out photographs of the four labels.
     strangers : dict of str to Pool
         Images that are to be sent to review.
-    limit_share : float
-        Share of `own` that the limit of a score sends to review.
+    tuning : Pool, optional
+        Photographs that set the limits of the scores; `own` where there is none.
+    share : float
+        Share of `tuning` that a limit sends to review.
 
     Returns
     -------
     dict
-        n, accuracy, balanced accuracy (four labels; with the negatives, six), mean confidence, and for every set of
-        strangers the share sent to review by each score.
+        n, accuracy, balanced accuracy (four labels; with the negatives, six), mean confidence, recalls, and for `own`
+        and every set of strangers the share sent to review by each score.
     """
     tiny = LeafTiny.load(folder)
-    seen, vectors = tiny.embed(train.images), tiny.embed(own.images)
-    belief = tiny.judge(vectors, 4)
+    detector = Detector.fit(tiny.embed(train.images), train.classes)
+    vectors = tiny.embed(own.images)
+    basis = vectors if tuning is None else tiny.embed(tuning.images)
+    known = detector.score(tiny, basis)
+    limits = [np.quantile(score, 1 - share) for score in (*known, together(known, known))]
+    belief = tiny.judge(vectors, len(LABELS))
     said = belief.argmax(axis=1)
-    detector = Detector.fit(seen, train.classes)
-    own_scores = detector.score(tiny, vectors)
-    limits = [np.quantile(score, 1 - limit_share) for score in own_scores]
     report: dict[str, Any] = {
         "n": len(said),
         "accuracy": float((said == own.classes).mean()),
@@ -149,12 +166,11 @@ def check(
         "balanced_accuracy_with_negatives": balanced_accuracy(tiny.judge(vectors, 6).argmax(axis=1), own.classes),
         "mean_confidence": float(belief.max(axis=1).mean()),
         "logit_scale": tiny.scale,
-        "recall": {str(k): float((said[own.classes == k] == k).mean()) for k in np.unique(own.classes)},
+        "recall": {CLASSES[k]: float((said[own.classes == k] == k).mean()) for k in np.unique(own.classes)},
     }
-    for name, pool in strangers.items():
-        scores = detector.score(tiny, tiny.embed(pool.images))
-        caught = {
-            field: float((s > limit).mean()) for field, s, limit in zip(Scores._fields, scores, limits, strict=True)
-        }
-        report[name] = {"n": len(pool.classes), **caught}
+    for name, embedded in (("own", vectors), *((name, tiny.embed(pool.images)) for name, pool in strangers.items())):
+        scores = detector.score(tiny, embedded)
+        columns = zip((*Scores._fields, "together"), (*scores, together(scores, known)), limits, strict=True)
+        caught = {field: float((score > limit).mean()) for field, score, limit in columns}
+        report[f"review_{name}"] = {"n": len(embedded), **caught}
     return report

@@ -1,7 +1,7 @@
 """Train leaf-tiny, the small OpenCLIP model that the package ships, and measure it.
 
 python -m secondlook.train_leaf_tiny --data plantvillage-apple --out leaf-tiny
-python -m secondlook.train_leaf_tiny --data plantvillage-apple --out leaf-tiny --evaluate --strangers ood/background
+python -m secondlook.train_leaf_tiny --data plantvillage-apple --out leaf-tiny --evaluate --review ood/background
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,72 +23,17 @@ from torch.nn import functional
 from secondlook.check_leaf_tiny import check
 from secondlook.leaf_augment import augment
 from secondlook.leaf_pool import Drawn, Pool, draw_pools, hold_out, read_folder, read_split
+from secondlook.leaf_recipe import CONTEXT_LENGTH, Recipe, model_config
 from secondlook.leaf_texts import CLASSES, LeafTexts, save_tokenizer
+from secondlook.leaves import LABELS
 
-CONTEXT_LENGTH = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything a training depends on besides the data."""
-
-    epochs: int = 60
-    """Passes over the training photographs."""
-    seed: int = 0
-    """Of the weights, the order, the augmentation and the drawn images."""
-    tower: str = "resnet10t"
-    """Image tower, by its timm name."""
-    size: int = 112
-    """Input height and width in pixels."""
-    batch: int = 64
-    """Images in a step."""
-    rate: float = 2e-3
-    """Highest learning rate."""
-    decay: float = 0.05
-    """Weight decay."""
-    contrast: float = 0.5
-    """Weight of the supervised contrastive term."""
-    smoothing: float = 0.05
-    """Label smoothing."""
-    leaves: int = 1600
-    """Rendered apple leaves."""
-    strangers: int = 6000
-    """Rendered strangers and decoys."""
+WEIGHTS = "open_clip_model.safetensors"
+SENTENCES = 4
+"""Sentences of every class in a step."""
 
 
-def model_config(recipe: Recipe, vocabulary: int) -> dict[str, Any]:
-    """Return the content of `open_clip_config.json`."""
-    half = [0.5, 0.5, 0.5]
-    return {
-        "model_cfg": {
-            "embed_dim": 128,
-            "vision_cfg": {
-                "timm_model_name": recipe.tower,
-                "timm_model_pretrained": False,
-                "timm_pool": "avg",
-                "timm_proj": "linear",
-                "image_size": recipe.size,
-            },
-            "text_cfg": {
-                "context_length": CONTEXT_LENGTH,
-                "vocab_size": vocabulary,
-                "width": 64,
-                "heads": 4,
-                "layers": 2,
-                "hf_tokenizer_name": "leaf-tiny",
-            },
-        },
-        "preprocess_cfg": {
-            "mean": half,
-            "std": half,
-            "interpolation": "bicubic",
-            "resize_mode": "shortest",
-        },
-    }
-
-
-def contrastive_loss(vectors: Tensor, classes: Tensor, temperature: float = 0.1) -> Tensor:
-    """Return the supervised contrastive loss with the four labels as anchors; strangers only push.
+def contrastive_loss(vectors: Tensor, classes: Tensor, anchors: Tensor, temperature: float = 0.1) -> Tensor:
+    """Return the supervised contrastive loss: an anchor is pulled to its class and pushed from everything else.
 
     Parameters
     ----------
@@ -97,6 +41,8 @@ def contrastive_loss(vectors: Tensor, classes: Tensor, temperature: float = 0.1)
         Unit vectors.
     classes : tensor of shape (N,)
         Positions in `CLASSES`.
+    anchors : bool tensor of shape (N,)
+        What is pulled; the others only push. Strangers are of many kinds and are not pulled together.
     temperature : float
         Of the softmax over the batch.
 
@@ -104,10 +50,9 @@ def contrastive_loss(vectors: Tensor, classes: Tensor, temperature: float = 0.1)
     ----------
     Khosla et al. 2020, https://arxiv.org/abs/2004.11362
     """
-    own = classes < 4
-    logits = vectors[own] @ vectors.T / temperature
-    itself = torch.eye(len(vectors), dtype=torch.bool)[own]
-    positive = (classes[own][:, None] == classes[None]) & ~itself
+    logits = vectors[anchors] @ vectors.T / temperature
+    itself = torch.eye(len(vectors), dtype=torch.bool)[anchors]
+    positive = (classes[anchors][:, None] == classes[None]) & ~itself
     log_share = logits - torch.logsumexp(logits.masked_fill(itself, -math.inf), dim=1, keepdim=True)
     return -((log_share * positive).sum(dim=1) / positive.sum(dim=1).clamp(min=1)).mean()
 
@@ -135,7 +80,7 @@ def _draw_batch(
 ) -> tuple[Tensor, Tensor]:
     """Draw a batch: photographs balanced over the labels, rendered leaves (fewer as training goes on), strangers."""
     strangers = recipe.batch * 5 // 16
-    rendered = round(recipe.batch * (0.3 - 0.2 * min(1, 2 * done)))
+    rendered = round(recipe.batch * (0.25 - 0.15 * min(1, 2 * done)))
     own = recipe.batch - strangers - rendered
     shares = 1 / np.bincount(photos.classes, minlength=4)[photos.classes]
     parts = (
@@ -148,7 +93,14 @@ def _draw_batch(
     return torch.from_numpy(images), torch.from_numpy(classes)
 
 
-def train(photos: Pool, drawn: Drawn, folder: Path, recipe: Recipe, tell: Callable[[str], None] = print) -> None:
+def train(
+    photos: Pool,
+    drawn: Drawn,
+    folder: Path,
+    recipe: Recipe,
+    start: Path | None = None,
+    tell: Callable[[str], None] = print,
+) -> None:
     """Train and write the model folder.
 
     Parameters
@@ -161,11 +113,13 @@ def train(photos: Pool, drawn: Drawn, folder: Path, recipe: Recipe, tell: Callab
         Gets `open_clip_config.json`, `open_clip_model.safetensors` and the tokenizer.
     recipe : Recipe
         All settings.
+    start : Path, optional
+        Model folder whose weights the training starts from; random weights where it is not given.
     tell : callable
         Gets a line of progress now and then.
     """
     import open_clip
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     texts = LeafTexts.load()
@@ -174,6 +128,11 @@ def train(photos: Pool, drawn: Drawn, folder: Path, recipe: Recipe, tell: Callab
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     torch.manual_seed(recipe.seed)
     model = open_clip.CLIP(**config["model_cfg"]).to(memory_format=torch.channels_last)
+    if start is not None:
+        open_clip.load_checkpoint(model, str(start / WEIGHTS))
+    with torch.no_grad():
+        model.logit_scale.clamp_(min=math.log(recipe.scale))
+    owners = torch.arange(len(CLASSES)).repeat_interleave(SENTENCES)
     rng = np.random.default_rng(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     decays = [p for p in model.parameters() if p.ndim >= 2]
@@ -187,18 +146,21 @@ def train(photos: Pool, drawn: Drawn, folder: Path, recipe: Recipe, tell: Callab
     model.train()
     for step in range(steps):
         done = step / steps
-        rate = recipe.rate * min(1, (step + 1) / 100) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+        # A short ramp up, then a cosine down to a hundredth
+        ramp = min(1, (step + 1) / min(100, 1 + steps // 10))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = recipe.rate * ramp * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
         images, classes = _draw_batch(photos, drawn, recipe, done, rng)
-        pixels = augment(images, recipe.size, generator).contiguous(memory_format=torch.channels_last)
-        vectors = model.encode_image(pixels, normalize=True)
-        # Two sentences of every class make the class's vector of this step.
-        sentences = model.encode_text(tokenizer(texts.draw(2, rng)), normalize=True)
-        prompts = functional.normalize(sentences.view(len(CLASSES), 2, -1).mean(dim=1), dim=-1)
+        pixels = augment(images, recipe.early_size if done < 0.5 else recipe.size, generator)
+        vectors = model.encode_image(pixels.contiguous(memory_format=torch.channels_last), normalize=True)
+        # Some sentences of every class make the class's vector of this step.
+        sentences = model.encode_text(tokenizer(texts.draw(SENTENCES, rng)), normalize=True)
+        prompts = functional.normalize(sentences.view(len(CLASSES), SENTENCES, -1).mean(dim=1), dim=-1)
         logits = model.logit_scale.exp() * vectors @ prompts.T
         loss = functional.cross_entropy(logits, classes, label_smoothing=recipe.smoothing)
-        loss = loss + recipe.contrast * contrastive_loss(vectors, classes)
+        loss = loss + recipe.contrast * contrastive_loss(vectors, classes, classes < len(LABELS))
+        # Sentences of different classes share most of their words: without this they stay close for long.
+        loss = loss + recipe.contrast * contrastive_loss(sentences, owners, torch.ones_like(owners, dtype=torch.bool))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -207,32 +169,42 @@ def train(photos: Pool, drawn: Drawn, folder: Path, recipe: Recipe, tell: Callab
             model.logit_scale.clamp_(0, math.log(100))
         average.update(model, step)
         running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
-        if step % 20 == 19 or step == steps - 1:
+        if step % 50 == 49 or step == steps - 1:
             spent = time.monotonic() - begin
             left = spent / (step + 1) * (steps - step - 1)
             scale = float(model.logit_scale.detach().exp())
             tell(f"step {step + 1}/{steps}  loss {running:.3f}  scale {scale:.1f}  {spent:.0f} s, {left:.0f} s left")
-    state = {name: value.detach().half().contiguous() for name, value in average.model.state_dict().items()}
-    save_file(state, folder / "open_clip_model.safetensors")
+            # Written again and again, so that a training that is cut short leaves a model behind.
+            state = {name: value.detach().half().contiguous() for name, value in average.model.state_dict().items()}
+            (folder / WEIGHTS).write_bytes(save(state))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m secondlook.train_leaf_tiny", description=(__doc__ or "").split("\n")[0]
+        prog="python -m secondlook.train_leaf_tiny", description="Train leaf-tiny, or measure it (--evaluate)."
     )
-    recipe = Recipe()
     parser.add_argument("--data", type=Path, required=True, help="folder with index.csv (path, label, group, split)")
     parser.add_argument("--out", type=Path, required=True, help="model folder")
-    parser.add_argument("--evaluate", action="store_true", help="measure the folder on the test split, train nothing")
-    parser.add_argument("--strangers", type=Path, nargs="*", default=[], help="with --evaluate: folders of strangers")
+    parser.add_argument("--evaluate", action="store_true", help="train nothing, measure the folder on the test split")
+    parser.add_argument("--review", type=Path, nargs="*", default=[], help="with --evaluate: folders of strangers")
     parser.add_argument("--holdout", type=float, default=0.0, help="share of training groups kept out and measured")
-    for name, kind in (("epochs", int), ("seed", int), ("tower", str), ("size", int), ("batch", int), ("rate", float),
-                       ("decay", float), ("contrast", float), ("smoothing", float), ("leaves", int),
-                       ("strangers", int)):  # fmt: skip
-        flag = "--drawn-strangers" if name == "strangers" else f"--{name}"
-        parser.add_argument(flag, dest=f"recipe_{name}", type=kind, default=getattr(recipe, name))
+    parser.add_argument("--start", type=Path, help="model folder to start from instead of random weights")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as PyTorch likes")
+    for field in fields(Recipe):
+        flag = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(flag, dest=f"recipe_{field.name}", type=type(field.default), default=field.default)
     return parser.parse_args(arguments)
+
+
+def evaluate(data: Path, folder: Path, review: Sequence[Path]) -> None:
+    """Print what the model does on the test split, and with folders of strangers.
+
+    The limits of the OOD scores come from the calibration split, the scores themselves from the training split.
+    """
+    # At the full size of the files: the model's own preprocessing does the rest.
+    seen, tuning, own = (read_split(data, split, 256) for split in ("train", "calibration", "test"))
+    strangers = {path.name: read_folder(path, 256, "non-leaf") for path in review}
+    print(json.dumps(check(folder, seen, own, strangers, tuning), indent=2))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -242,10 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.evaluate:
-        # At the full size of the files: the model's own preprocessing does the rest.
-        pools = {str(f): read_folder(f, 256, "non-leaf") for f in options.strangers}
-        own, seen = read_split(options.data, "test", 256), read_split(options.data, "train", 256)
-        print(json.dumps(check(options.out, seen, own, pools), indent=2))
+        evaluate(options.data, options.out, options.review)
         return
     photos = read_split(options.data, "train", recipe.size * 5 // 4)
     held: Pool | None = None
@@ -254,11 +223,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     begin = time.monotonic()
     drawn = draw_pools(photos, leaves=recipe.leaves, strangers=recipe.strangers, seed=100_000 * (1 + recipe.seed))
     print(f"{len(photos.classes)} photographs; drawing took {time.monotonic() - begin:.0f} s", flush=True)
-    train(photos, drawn, options.out, recipe, lambda line: print(line, flush=True))
+    train(photos, drawn, options.out, recipe, options.start, lambda line: print(line, flush=True))
     if held is not None:
-        fresh = draw_pools(held, leaves=4, strangers=400, seed=7)
-        kinds = {name: fresh.strangers.take(np.array([g.startswith(name) for g in fresh.strangers.groups]))
-                 for name in ("scene", "plant", "decoy")}  # fmt: skip
+        fresh = draw_pools(held, leaves=4, strangers=400, seed=7).strangers
+        kinds = {
+            name: fresh.take(np.array([group.startswith(name) for group in fresh.groups]))
+            for name in ("scene", "plant", "decoy")
+        }
         print(json.dumps(check(options.out, photos, held, kinds), indent=2))
 
 
