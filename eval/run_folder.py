@@ -106,6 +106,8 @@ class RunFolder:
         path = self.folder / VERDICTS
         if not path.exists():
             return set()
+        if not path.is_file():
+            raise ConfigError(f"{path} is not a file.", "Choose another --out.")
         done: set[str] = set()
         good = 0
         with path.open("rb") as file:

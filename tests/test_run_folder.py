@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -178,14 +179,30 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             RunFolder(place, MANIFEST_A)
 
 
-def test_a_full_disk_ends_the_run_with_a_sentence_and_closing_does_not_fail_again(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", ["a"])
-    (tmp_path / "run" / VERDICTS).unlink()
-    (tmp_path / "run" / VERDICTS).symlink_to("/dev/full")
+def test_a_full_disk_ends_the_run_with_a_sentence_and_the_same_run_goes_on(tmp_path: Path) -> None:
+    whole = write_run(tmp_path / "run", ["a"])
     run = RunFolder(tmp_path / "run", MANIFEST_A)
-    with pytest.raises(ConfigError, match="No space left on device"):
-        run.append(verdict("b"))
-    run.close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit on the size of files stands in for a disk with room for ten bytes more.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, hard))
+    try:
+        with pytest.raises(ConfigError, match="cannot be written: File too large"):
+            run.append(verdict("b"))
+        run.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len((tmp_path / "run" / VERDICTS).read_bytes()) == len(whole) + 10
+    with RunFolder(tmp_path / "run", MANIFEST_A) as again:
+        assert again.done == {"a"}
+    assert (tmp_path / "run" / VERDICTS).read_bytes() == whole
+
+
+def test_verdicts_that_are_no_file_are_not_read_for_ever(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", [])
+    (tmp_path / "run" / VERDICTS).unlink()
+    (tmp_path / "run" / VERDICTS).symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"verdicts.jsonl is not a file"):
+        RunFolder(tmp_path / "run", MANIFEST_A)
 
 
 def test_cells_that_a_spreadsheet_would_run_are_quoted(tmp_path: Path) -> None:
