@@ -105,9 +105,7 @@ def test_a_label_whose_images_are_all_unreadable_is_too_few_and_says_why(tmp_pat
     data = write_toy(tmp_path / "data")
     for image in (data / "train" / "red").iterdir():
         image.write_bytes(b"")
-    with pytest.raises(
-        ConfigError, match=r"of red \(0\).* 16 of 48 train images could not be read"
-    ):
+    with pytest.raises(ConfigError, match=r"of red \(0\).* 16 of 48 train images could not be read"):
         fit(data, tmp_path / "model", config=toy_config(toy().clip))
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
