@@ -196,6 +196,7 @@ def test_a_large_photo_has_one_vector_whatever_was_asked_for_before(view: str, m
     alone = make().embed([Photo.of(large)], view).vectors
     prepared, photo = make(), Photo.of(large)
     prepared.prepare([photo])
+    assert max(photo.pixels().size) == 1024, "photos wait small, so that a batch of large ones fits into memory"
     prepared.embed([photo])
     photo.release()
     np.testing.assert_array_equal(prepared.embed([photo], view).vectors, alone)
@@ -356,10 +357,11 @@ def test_a_read_only_cache_folder_is_named(tmp_path: Path) -> None:
 def test_a_cache_that_fails_later_is_named_and_goes_on_afterwards(tmp_path: Path) -> None:
     row = {"a": np.ones(2, np.float32)}
     with EmbeddingCache(tmp_path) as cache:
-        cache._db.execute("PRAGMA query_only = 1")  # as a disk that was mounted read-only, or is full
-        with pytest.raises(ConfigError, match="cannot be used"):
+        fail = "CREATE TEMP TRIGGER trouble BEFORE INSERT ON embeddings BEGIN SELECT RAISE(ABORT, 'disk trouble'); END"
+        cache._db.execute(fail)  # in the middle of a transaction, as a disk fails
+        with pytest.raises(ConfigError, match="cannot be used: disk trouble"):
             cache.add_embeddings(row)
-        cache._db.execute("PRAGMA query_only = 0")
+        cache._db.execute("DROP TRIGGER trouble")
         cache.add_embeddings(row)
         assert set(cache.embeddings(["a"])) == {"a"}
     with pytest.raises(sqlite3.ProgrammingError):
