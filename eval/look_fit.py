@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from secondlook.eval.embedded import Embedded
 from secondlook.eval.held_out import Answers
 from secondlook.orchestrator.fusion import Fitted, fit_pool
-from secondlook.orchestrator.gate import Gate, LookData, accept_in_order
+from secondlook.orchestrator.gate import Gate, LookData
 from secondlook.orchestrator.track_record import FlipLedger
 from secondlook.orchestrator.trust import Trust, features, fit_trust
 
@@ -44,16 +44,14 @@ def fit_look(
 def final_beliefs(first: LookFit, second: LookFit, gate: Gate, typicality: Floats) -> Floats:
     """Beliefs of shape (N, K) that cases end with: the first look's where it decides, else the second's."""
     strangers = gate.strangers(typicality)
-    decided = strangers | gate.accepts(first.data.trust, typicality)
+    decided = strangers | gate.accepts(first.data.trust, typicality, last=False)
     return np.where(decided[:, None], first.fitted.beliefs, second.fitted.beliefs)
 
 
 def count_flips(first: LookFit, second: LookFit, gate: Gate, typicality: Floats, truth: NDArray[np.intp]) -> FlipLedger:
     """Count what second looks would do to the labels of the cases that would be looked at again."""
     strangers = gate.strangers(typicality)
-    threshold = gate.threshold if gate.threshold is not None else float("inf")
-    accepted, _ = accept_in_order([first.data], threshold, strangers)
-    asked = ~accepted & ~strangers
+    asked = ~gate.accepts(first.data.trust, typicality, last=False) & ~strangers
     before, after = first.labels[asked] == truth[asked], second.labels[asked] == truth[asked]
     changed = first.labels[asked] != second.labels[asked]
     return FlipLedger(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from secondlook.agents.case import Frozen
 
 Floats = NDArray[np.float64]
-SHRINKAGE = 4.0
-"""Strength of the pull towards equal weights, in cases' worth of NLL per squared unit of weight."""
+SHRINKAGES = (4.0, 64.0, 1024.0)
+"""Candidate strengths of the pull towards the starting weights, in cases' worth of NLL per squared unit of weight."""
 TINY = 1e-9
 
 
@@ -106,30 +106,36 @@ def fit_pool(agents: tuple[str, ...], probs: Floats, truth: NDArray[np.intp], fo
     -------
     Fitted
     """
-    n_labels = probs.shape[2]
-    prior = prior_of(truth, n_labels)
+    prior = prior_of(truth, probs.shape[2])
     nll = {name: nll_of(row, truth, prior) for name, row in zip(agents, probs, strict=True)}
     best = min(nll, key=lambda name: nll[name])
-    beliefs = np.empty(probs.shape[1:])
+    weights, beliefs = np.array([float(name == best) for name in agents]), None
     if folds is not None:
-        for fold in np.unique(folds):
-            inside, outside = folds != fold, folds == fold
-            known = prior_of(truth[inside], n_labels)
-            weights = fit_weights(probs[:, inside], truth[inside], known)
-            beliefs[outside] = fuse(probs[:, outside], weights, known)
-        nll["pool"] = nll_of(beliefs, truth, prior)
-    pooled = "pool" in nll and nll["pool"] < nll[best]
-    weights = fit_weights(probs, truth, prior) if pooled else np.array([float(a == best) for a in agents])
+        tried = {strength: _held_out(probs, truth, folds, strength) for strength in SHRINKAGES}
+        strength = min(tried, key=lambda s: nll_of(tried[s], truth, prior))
+        nll["pool"] = nll_of(tried[strength], truth, prior)
+        if nll["pool"] < nll[best]:
+            weights, beliefs = fit_weights(probs, truth, prior, strength), tried[strength]
     pool = Pool(
         agents=agents,
         prior=tuple(prior.tolist()),
         weights=tuple(weights.tolist()),
         best_agent=best,
-        pooled=pooled,
+        pooled=beliefs is not None,
         nll=nll,
         n=len(truth),
     )
-    return Fitted(pool, beliefs if pooled else pool.fuse(probs))
+    return Fitted(pool, pool.fuse(probs) if beliefs is None else beliefs)
+
+
+def _held_out(probs: Floats, truth: NDArray[np.intp], folds: NDArray[np.intp], strength: float) -> Floats:
+    """Cross-fitted beliefs of shape (N, K) for one strength of shrinkage."""
+    beliefs = np.empty(probs.shape[1:])
+    for fold in np.unique(folds):
+        inside, outside = folds != fold, folds == fold
+        known = prior_of(truth[inside], probs.shape[2])
+        beliefs[outside] = fuse(probs[:, outside], fit_weights(probs[:, inside], truth[inside], known, strength), known)
+    return beliefs
 
 
 def prior_of(truth: NDArray[np.intp], n_labels: int) -> Floats:
@@ -137,22 +143,34 @@ def prior_of(truth: NDArray[np.intp], n_labels: int) -> Floats:
     return (np.bincount(truth, minlength=n_labels) + 1.0) / (len(truth) + n_labels)
 
 
-def fit_weights(probs: Floats, truth: NDArray[np.intp], prior: Floats) -> Floats:
-    """Weights w >= 0 of shape (M,) that minimise the NLL plus `SHRINKAGE` times the squared distance to 1 / M."""
+def starting_weights(probs: Floats, truth: NDArray[np.intp], prior: Floats) -> Floats:
+    """Weights of shape (M,) that sum to 1, in proportion to exp(-sqrt(n) NLL): equal for equals, small for the weak.
+
+    A likelihood tempered from n to sqrt(n) cases, since images of one group are not independent and neither are agents.
+    """
+    losses = np.array([nll_of(row, truth, prior) for row in probs]) if len(truth) else np.zeros(len(probs))
+    weights = np.exp(-np.sqrt(len(truth)) * (losses - losses.min()))
+    return cast("Floats", weights / weights.sum())
+
+
+def fit_weights(probs: Floats, truth: NDArray[np.intp], prior: Floats, strength: float = SHRINKAGES[0]) -> Floats:
+    """Weights w >= 0 of shape (M,) of lowest NLL plus `strength` times the squared distance to the starting weights."""
     from scipy.optimize import minimize
 
-    m = len(probs)
     log_prior = np.log(prior)
     evidence = np.where(np.isnan(probs), 0.0, np.log(np.maximum(probs, TINY)) - log_prior)
+    start = starting_weights(probs, truth, prior)
 
     def loss(w: Floats) -> tuple[float, Floats]:
-        return penalised_nll(w, evidence, truth, log_prior)
+        return penalised_nll(w, evidence, truth, log_prior, start, strength)
 
-    found = minimize(loss, np.full(m, 1 / m), jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * m)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(start))
     return cast("Floats", found.x)
 
 
-def penalised_nll(w: Floats, evidence: Floats, truth: NDArray[np.intp], log_prior: Floats) -> tuple[float, Floats]:
+def penalised_nll(
+    w: Floats, evidence: Floats, truth: NDArray[np.intp], log_prior: Floats, start: Floats, strength: float
+) -> tuple[float, Floats]:
     """Compute what `fit_weights` minimises, and its gradient of shape (M,).
 
     Parameters
@@ -162,15 +180,17 @@ def penalised_nll(w: Floats, evidence: Floats, truth: NDArray[np.intp], log_prio
         log p_m(k) - log prior(k); 0 where an agent failed.
     truth : ndarray of shape (N,)
     log_prior : ndarray of shape (K,)
+    start : ndarray of shape (M,)
+    strength : float
     """
     rows = np.arange(len(truth))
     log_p = log_prior + np.einsum("m,mnk->nk", w, evidence)
     log_p -= np.logaddexp.reduce(log_p, axis=1, keepdims=True)
-    away = w - 1 / len(w)
-    value = SHRINKAGE * (away**2).sum() - log_p[rows, truth].sum()
+    away = w - start
+    value = strength * (away**2).sum() - log_p[rows, truth].sum()
     said = evidence[:, rows, truth].sum(axis=1)
     expected = np.einsum("nk,mnk->m", np.exp(log_p), evidence)
-    return float(value), expected - said + 2 * SHRINKAGE * away
+    return float(value), expected - said + 2 * strength * away
 
 
 def nll_of(probs: Floats, truth: NDArray[np.intp], prior: Floats) -> float:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from secondlook.agents.case import Frozen, MaybeNan
 
 Floats = NDArray[np.float64]
-GRID: tuple[float, ...] = tuple(1 - 10 ** -(np.arange(40, 2, -1) / 10)) + tuple(np.arange(49, 0, -1) / 100)
-"""Candidate thresholds on trust, strictest first; fixed beforehand, as fixed-sequence testing demands."""
+GRID: tuple[float, ...] = (*(1 - 10 ** -(np.arange(80, 6, -1) / 20)).tolist(), 0.54, 0.53, 0.52, 0.51, 0.5)
+"""Candidate thresholds on trust, strictest first; fixed beforehand, as fixed-sequence testing demands. None is below
+one half: what is more likely wrong than right is not accepted, however good the others are."""
 
 
 class Gate(Frozen):
@@ -41,11 +42,22 @@ class Gate(Frozen):
     set_limit: float = 1.0
     """A label enters the prediction set when 1 - belief is at most this."""
 
-    def accepts(self, trust: Floats, typicality: Floats) -> NDArray[np.bool_]:
-        """Which of N cases are accepted."""
-        if self.threshold is None:
+    def least_trust(self, *, last: bool = True) -> float | None:
+        """Return the least trust to accept at a look; None where nothing is accepted.
+
+        While a further look is left, it is never less than 1 - target_risk: a case that is by itself riskier than
+        what was promised of all is looked at again first, since looking costs less than erring.
+        """
+        if self.threshold is None or last:
+            return self.threshold
+        return max(self.threshold, 1 - self.target_risk)
+
+    def accepts(self, trust: Floats, typicality: Floats, *, last: bool = True) -> NDArray[np.bool_]:
+        """Which of N cases are accepted at a look, the last one or an earlier."""
+        least = self.least_trust(last=last)
+        if least is None:
             return np.zeros(len(trust), dtype=np.bool_)
-        return (trust >= self.threshold) & ~self.strangers(typicality)
+        return (trust >= least) & ~self.strangers(typicality)
 
     def strangers(self, typicality: Floats) -> NDArray[np.bool_]:
         """Which of N cases resemble nothing the model was fitted on."""
@@ -69,7 +81,7 @@ class LookData(NamedTuple):
 def choose_threshold(gate: Gate, looks: Sequence[LookData], typicality: Floats, groups: Sequence[str]) -> Gate:
     """Choose the threshold of largest coverage whose risk is bounded, by learn-then-test.
 
-    A case is accepted at the first look whose trust reaches the threshold. For each threshold of `GRID`, strictest
+    A case is accepted at the first look whose trust reaches `Gate.least_trust`. For each threshold of `GRID`, strictest
     first, the hypothesis "the risk exceeds the target" is tested at level delta; the last one rejected before the
     first that is not is chosen, which bounds the chance of any false promise by delta (fixed-sequence testing). The
     unit is the group, its loss the share of its accepted cases that are wrong. Thresholds that accept so few groups
@@ -102,7 +114,8 @@ def choose_threshold(gate: Gate, looks: Sequence[LookData], typicality: Floats, 
     needed = units_needed(gate.target_risk, gate.delta)
     chosen = gate.model_copy(update={"threshold": None, "needed": needed})
     for threshold in GRID:
-        accepted, wrong = accept_in_order(looks, threshold, gate.strangers(typicality))
+        tried = gate.model_copy(update={"threshold": threshold})
+        accepted, wrong = accept_in_order(tried, looks, typicality)
         losses = group_losses(unit, accepted, wrong)
         if len(losses) < needed:
             continue
@@ -122,13 +135,13 @@ def choose_threshold(gate: Gate, looks: Sequence[LookData], typicality: Floats, 
 
 
 def accept_in_order(
-    looks: Sequence[LookData], threshold: float, strangers: NDArray[np.bool_]
+    gate: Gate, looks: Sequence[LookData], typicality: Floats
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which cases are accepted at some look, and which of those wrongly; both of shape (N,)."""
-    accepted = np.zeros(len(strangers), dtype=np.bool_)
-    wrong = np.zeros(len(strangers), dtype=np.bool_)
-    for look in looks:
-        now = ~accepted & ~strangers & (look.trust >= threshold)
+    accepted = np.zeros(len(typicality), dtype=np.bool_)
+    wrong = np.zeros(len(typicality), dtype=np.bool_)
+    for number, look in enumerate(looks, 1):
+        now = ~accepted & gate.accepts(look.trust, typicality, last=number == len(looks))
         accepted |= now
         wrong |= now & look.wrong
     return accepted, wrong

@@ -59,7 +59,7 @@ def judge(
     scores = trust.of(features(belief, probs, typical))
     unknown = np.asarray(np.isnan(belief).any(axis=1))
     strangers = gate.strangers(typical)
-    accepted = gate.accepts(scores, typical) & ~unknown
+    accepted = gate.accepts(scores, typical, last=not may_look_again) & ~unknown
     decisions: list[Decision] = []
     reasons: list[Reason] = []
     for i in range(len(belief)):
@@ -84,17 +84,31 @@ def _reason(unknown: bool, stranger: bool, accepted: bool, gate: Gate) -> Reason
     return "no_threshold" if gate.threshold is None else "low_trust"
 
 
-def explain(reason: Reason, decision: Decision, gate: Gate, trust: float, typicality: float, errors: str) -> str:
-    """Say in a sentence, with its numbers, why the gate decided so."""
+def explain(
+    reason: Reason, decision: Decision, gate: Gate, least: float | None, trust: float, typicality: float, errors: str
+) -> str:
+    """Say in a sentence, with its numbers, why the gate decided so.
+
+    Parameters
+    ----------
+    reason, decision, gate
+        What was decided, and by which gate.
+    least : float or None
+        The least trust that this look needed; see `Gate.least_trust`.
+    trust, typicality : float
+        The case's.
+    errors : str
+        What the agents that failed said.
+    """
     # Five digits where three would show both numbers as one, or as certainty.
-    digits = 5 if trust >= 0.9995 or abs(trust - (gate.threshold or 0.0)) < 0.001 else 3
+    digits = 5 if trust >= 0.9995 or abs(trust - (least or 0.0)) < 0.001 else 3
     target = f"{100 * gate.target_risk:.3g}%"
     after = ", so it is looked at again" if decision == "look_again" else ""
     match reason:
         case "trusted":
-            return f"Trust {trust:.{digits}f} reaches the {gate.threshold:.{digits}f} that holds errors under {target}."
+            return f"Trust {trust:.{digits}f} reaches the {least:.{digits}f} that holds errors under {target}."
         case "low_trust":
-            return f"Trust {trust:.{digits}f} is below the {gate.threshold:.{digits}f} that is needed{after}."
+            return f"Trust {trust:.{digits}f} is below the {least:.{digits}f} that is needed{after}."
         case "no_threshold":
             so = after or ", so nothing is accepted"
             return f"No threshold can promise an error under {target}{so}."

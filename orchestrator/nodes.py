@@ -129,16 +129,16 @@ class Nodes:
         errors = "; ".join(dict.fromkeys(o.error for o in opinions if o.error))
         decision, reason = found.decisions[row], found.reasons[row]
         known = reason != "no_outcome"
-        trust = float(found.trust[row])
+        trust, least = float(found.trust[row]), gate.least_trust(last=look == self.looks)
         return LookTrail(
             look=look,
             opinions=opinions,
             fused_by=pool.fused_from([name for name, o in outcomes.items() if not isinstance(o, Failure)]),
             probs=tuple(found.belief[row].tolist()) if known else None,
             trust=trust if known else None,
-            threshold=gate.threshold,
+            threshold=least,
             decision=decision,
-            why=explain(reason, decision, gate, trust, state["typicality"][i], errors),
+            why=explain(reason, decision, gate, least, trust, state["typicality"][i], errors),
         )
 
     def _verdict(

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 from scipy.optimize import check_grad
 from strategies import Panel, panels
 
-from secondlook.orchestrator.fusion import Pool, fit_pool, fit_weights, fuse, nll_of, penalised_nll, prior_of
+from secondlook.orchestrator.fusion import (
+    Pool,
+    fit_pool,
+    fit_weights,
+    fuse,
+    nll_of,
+    penalised_nll,
+    prior_of,
+    starting_weights,
+)
 
 Floats = NDArray[np.float64]
 
@@ -84,26 +93,38 @@ def test_the_gradient_is_the_numerical_one(panel: Panel, seed: int) -> None:
     truth = panel.truth.astype(np.intp)
     log_prior = np.log(prior_of(truth, k))
     evidence = np.where(np.isnan(panel.probs), 0.0, np.log(np.maximum(panel.probs, 1e-9)) - log_prior)
-    w = np.random.default_rng(seed).uniform(0, 2, m)
+    w, start = np.random.default_rng(seed).uniform(0, 2, (2, m))
     off = check_grad(
-        lambda w: penalised_nll(w, evidence, truth, log_prior)[0],
-        lambda w: penalised_nll(w, evidence, truth, log_prior)[1],
+        lambda w: penalised_nll(w, evidence, truth, log_prior, start, 4.0)[0],
+        lambda w: penalised_nll(w, evidence, truth, log_prior, start, 4.0)[1],
         w,
     )
-    assert off <= 1e-4 * (1 + np.abs(penalised_nll(w, evidence, truth, log_prior)[1]).max())
+    assert off <= 1e-4 * (1 + np.abs(penalised_nll(w, evidence, truth, log_prior, start, 4.0)[1]).max())
 
 
 @settings(max_examples=40)
 @given(panels())
-def test_weights_are_never_negative_nor_worse_than_equal_ones(panel: Panel) -> None:
-    m, _, k = panel.probs.shape
+def test_weights_are_never_negative_nor_worse_than_where_they_start(panel: Panel) -> None:
+    k = panel.probs.shape[2]
     truth = panel.truth.astype(np.intp)
     prior = prior_of(truth, k)
     weights = fit_weights(panel.probs, truth, prior)
     assert (weights >= 0).all()
     evidence = np.where(np.isnan(panel.probs), 0.0, np.log(np.maximum(panel.probs, 1e-9)) - np.log(prior))
-    fitted, equal = (penalised_nll(w, evidence, truth, np.log(prior))[0] for w in (weights, np.full(m, 1 / m)))
-    assert fitted <= equal + 1e-9
+    start = starting_weights(panel.probs, truth, prior)
+    loss = [penalised_nll(w, evidence, truth, np.log(prior), start, 4.0)[0] for w in (weights, start)]
+    assert loss[0] <= loss[1] + 1e-9
+
+
+def test_weights_start_equal_for_equals_and_small_for_the_weak() -> None:
+    # Four cases, two labels, uniform prior. NLL of "a": -ln .8 = .223, of "b": -ln .5 = .693; sqrt(4) = 2, so the odds
+    # are exp(-2 (.223 - .693)) = (.8 / .5)^2 = 2.56, and the weights 2.56 / 3.56 = .719 and .281.
+    truth, prior = np.zeros(4, dtype=np.intp), np.array([0.5, 0.5])
+    a, b = np.tile([0.8, 0.2], (4, 1)), np.tile([0.5, 0.5], (4, 1))
+    np.testing.assert_allclose(starting_weights(np.stack([a, b]), truth, prior), [2.56 / 3.56, 1 / 3.56])
+    np.testing.assert_allclose(starting_weights(np.stack([a, a, a]), truth, prior), 1 / 3)
+    strong = fit_weights(np.stack([a, b]), truth, prior, 1e9)
+    np.testing.assert_allclose(strong, [2.56 / 3.56, 1 / 3.56], atol=1e-4)
 
 
 def test_without_cases_the_weights_are_equal() -> None:

@@ -132,7 +132,7 @@ def toy_model(threshold: float | None = 0.7) -> Model:
                     nll={"scripted": 0.4, "pool": 0.3}, n=60),
         },
         trusts={1: Trust(intercept=-0.3), 2: Trust(intercept=0.1, coefficients=(0.8, 0.2, 0.3, 0.1), n=60, n_wrong=9)},
-        gate=Gate(threshold=threshold, stranger_limit=0.05, set_limit=0.8),
+        gate=Gate(threshold=threshold, stranger_limit=0.04, set_limit=0.8),
         second_look=True,
         ledger=FlipLedger(asked=10, fixed=3, broken=1),
         records=(record,),
