@@ -144,8 +144,9 @@ def evaluate(
     with load_pipeline(
         model, device=device, cache=cache, batch_size=batch_size, thumbnails=report, second_look=second_look
     ) as pipeline:
-        rows = labelled_cases(data, pipeline.model.task.labels, split)
-        notes = refuse_seen(rows, model, allow=allow_seen)
+        labelled = labelled_cases(data, pipeline.model.task.labels, split)
+        whole = all(row.split is None for row in labelled)
+        rows, notes = refuse_seen(labelled, model, allow=allow_seen, leave_out=whole)
         strangers = stranger_cases(ood)
         options: dict[str, object] = {"second_look": second_look, "split": split, "images": _digest_of(rows)}
         with open_run(Plan("evaluate", readable(str(data.resolve())), model, out, options), pipeline, notes) as run:

@@ -18,7 +18,7 @@ from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, OpenClipEncoder
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.folds import grouped_folds
-from secondlook.agents.typicality import SCORES, Typicality, fit_stranger_scores
+from secondlook.agents.typicality import Typicality, fit_stranger_scores
 from secondlook.eval.cases import read_dataset, readable
 from secondlook.eval.dataset import Dataset, LabelledCase, check_counts, check_disjoint, digest_of_split
 from secondlook.eval.embedded import Embedded, embed_split
@@ -260,7 +260,7 @@ def _warnings(split: Embedded, config: Config, folds: NDArray[np.intp] | None) -
     said = []
     if folds is None:
         said.append("A label has one calibration group only: nothing can be held out, so no threshold is promised.")
-    least = (1 + len(SCORES)) / (1 + len(split.cases))
+    least = 2 / (1 + len(split.cases))  # a stranger beyond every own image may tie with the most unusual of them
     if config.stranger_limit and least > config.stranger_limit:
         said.append(
             f"{len(split.cases)} calibration images are too few to recognise strangers at {config.stranger_limit:.1%}."

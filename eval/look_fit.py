@@ -43,15 +43,13 @@ def fit_look(
 
 def final_beliefs(first: LookFit, second: LookFit, gate: Gate, typicality: Floats) -> Floats:
     """Beliefs of shape (N, K) that cases end with: the first look's where it decides, else the second's."""
-    strangers = gate.strangers(typicality)
-    decided = strangers | gate.accepts(first.data.trust, typicality, last=False)
+    decided = gate.accepts(first.data.trust, typicality, last=False)
     return np.where(decided[:, None], first.fitted.beliefs, second.fitted.beliefs)
 
 
 def count_flips(first: LookFit, second: LookFit, gate: Gate, typicality: Floats, truth: NDArray[np.intp]) -> FlipLedger:
     """Count what second looks would do to the labels of the cases that would be looked at again."""
-    strangers = gate.strangers(typicality)
-    asked = ~gate.accepts(first.data.trust, typicality, last=False) & ~strangers
+    asked = ~gate.accepts(first.data.trust, typicality, last=False)
     before, after = first.labels[asked] == truth[asked], second.labels[asked] == truth[asked]
     changed = first.labels[asked] != second.labels[asked]
     return FlipLedger(

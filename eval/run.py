@@ -105,27 +105,41 @@ def judge_into(
     return Pace(judged, time.perf_counter() - start, pipeline.embedder.encoded - encoded)
 
 
-def refuse_seen(cases: Sequence[LabelledCase], model_folder: Path, *, allow: bool) -> list[str]:
-    """Refuse to score images that the model was fitted on.
+class Unseen(NamedTuple):
+    """Cases that may be scored, and what to say of the others."""
 
-    Returns
-    -------
-    list of str
-        A note to stamp the report with, where that was allowed.
+    cases: list[LabelledCase]
+    notes: list[str]
+
+
+def refuse_seen(cases: Sequence[LabelledCase], model_folder: Path, *, allow: bool, leave_out: bool) -> Unseen:
+    """Refuse to score images that the model was fitted on, or leave them out.
+
+    Parameters
+    ----------
+    cases : sequence of LabelledCase
+    model_folder : Path
+    allow : bool
+        Score them all the same, with a note that stamps the report.
+    leave_out : bool
+        Score the others, with a note; for data without splits, of which `fit` kept a part unused.
 
     Raises
     ------
     ConfigError
-        When there are such images and `allow` is False.
+        When there are such images and they may neither be scored nor left out, or nothing would be left.
     """
     seen = load_seen(model_folder)
-    known = [name for name, digest in digests_of(cases).items() if digest in seen]
+    known = {name for name, digest in digests_of(cases).items() if digest in seen}
+    of_all = f"{len(known)} of {len(cases)} images were used to fit the model"
     if not known:
-        return []
-    if not allow:
-        raise ConfigError(
-            f"{len(known)} of {len(cases)} images were used to fit {model_folder}, {known[0]} among them: "
-            "figures on them would be too good.",
-            "Evaluate on other images (--split test), or add --allow-seen to do it all the same.",
-        )
-    return [f"{len(known)} of {len(cases)} images were used to fit the model: these figures are too good."]
+        return Unseen(list(cases), [])
+    if allow:
+        return Unseen(list(cases), [f"{of_all}: these figures are too good."])
+    if leave_out and len(known) < len(cases):
+        return Unseen([row for row in cases if row.case.id not in known], [f"{of_all} and were left out."])
+    raise ConfigError(
+        f"{len(known)} of {len(cases)} images were used to fit {model_folder}, {min(known)} among them: "
+        "figures on them would be too good.",
+        "Evaluate on other images (--split test), or add --allow-seen to do it all the same.",
+    )

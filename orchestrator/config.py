@@ -28,7 +28,7 @@ class Config(Frozen):
     """Error rate among accepted cases that the gate promises not to exceed."""
     delta: Share = 0.1
     """Chance, over draws of the calibration cases, that the promise fails."""
-    stranger_limit: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    stranger_limit: Annotated[float, Field(ge=0, lt=1)] = 0.08
     """Share of one's own images that may be sent to review for being unusual; 0 switches the check off."""
     set_level: Share = 0.9
     """Coverage of the prediction sets."""

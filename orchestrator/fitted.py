@@ -109,9 +109,8 @@ def save_model(folder: Path, model: Model, arrays: Arrays, seen: set[str]) -> No
         "head.strength": np.array(a.head.strength),
         "strangers.means": a.strangers.means,
         "strangers.whitener": a.strangers.whitener,
-        "strangers.train": a.strangers.train,
         "typicality.reference": a.typicality.reference,
-        "typicality.smallest": a.typicality.smallest,
+        "typicality.combined": a.typicality.combined,
     }
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / ARRAYS_FILE)
     (folder / SEEN_FILE).write_text("".join(f"{digest}\n" for digest in sorted(seen)), encoding="utf-8")
@@ -173,8 +172,8 @@ def _load_arrays(path: Path) -> Arrays:
     return Arrays(
         classifier=classifier,
         head=LinearHead(t["head.weights"], t["head.bias"], t["head.strength"].item()),
-        strangers=StrangerScores(t["strangers.means"], t["strangers.whitener"], t["strangers.train"], classifier),
-        typicality=Typicality(t["typicality.reference"], t["typicality.smallest"]),
+        strangers=StrangerScores(t["strangers.means"], t["strangers.whitener"], classifier),
+        typicality=Typicality(t["typicality.reference"], t["typicality.combined"]),
     )
 
 

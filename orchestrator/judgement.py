@@ -67,7 +67,8 @@ def judge(
         reasons.append(reason)
         if reason == "trusted":
             decisions.append("accept")
-        elif may_look_again and reason in ("low_trust", "no_threshold"):
+        elif may_look_again and reason != "no_outcome":
+            # Also a stranger, which will go to review whatever is said: a human is helped by neighbours and a label.
             decisions.append("look_again")
         else:
             decisions.append("review")
@@ -115,7 +116,7 @@ def explain(
         case "stranger":
             return (
                 f"Unlike what the model was fitted on: only {typicality:.1%} of its own held-out images are as unusual "
-                f"(limit {gate.stranger_limit:.1%})."
+                f"(limit {gate.stranger_limit:.1%}){after}."
             )
         case "no_outcome":
             return f"No agent could answer: {errors or 'the image has no embedding.'}"

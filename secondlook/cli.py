@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
-from secondlook.console import complain, progress
+from secondlook.commands import Commands
+from secondlook.console import progress
 
 if TYPE_CHECKING:
     from secondlook.agents.embedding_cache import EmbeddingCache
-
-MISTAKE, STOPPED = 2, 130
-"""Exit codes: something the user can put right, and Ctrl-C."""
-
-
-class Commands(TyperGroup):
-    """All commands: the user's mistakes, and a full disk, end with a message instead of a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            complain("Stopped.", "The same command goes on where it stopped.")
-            raise typer.Exit(STOPPED) from None
-        except Exception as error:
-            # Imported here: `--help` must not wait for pydantic.
-            from secondlook.agents.errors import ConfigError, SecondlookError
-
-            if isinstance(error, ConfigError):
-                complain(error.what, error.remedy)
-            elif isinstance(error, SecondlookError):
-                complain(str(error))
-            elif isinstance(error, OSError) and error.errno in PLACES:
-                where = f"{error.filename}: " if error.filename else ""
-                complain(f"{where}{error.strerror}.", "Put that right, then give the same command again.")
-            else:
-                raise
-            raise typer.Exit(MISTAKE) from error
-
-
-PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
-"""What the system says of a disk that is full or a place that is not one's own."""
 
 app = typer.Typer(
     name="secondlook",
@@ -115,7 +81,7 @@ def fit(
     ),
     target_risk: Annotated[float, typer.Option(help="Error rate among accepted images not to be exceeded.")] = 0.05,
     delta: Annotated[float, typer.Option(help="Chance that this promise fails.")] = 0.1,
-    stranger_limit: Annotated[float, typer.Option(help="Share of own images sent to review as unusual.")] = 0.05,
+    stranger_limit: Annotated[float, typer.Option(help="Share of own images sent to review as unusual.")] = 0.08,
     neighbours: Annotated[int, typer.Option("--neighbours", "-k", help="Similar images a second look is shown.")] = 10,
     second_look: Annotated[bool, typer.Option(help="Look again where trust is low, if that helps.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of splits and folds.")] = 0,

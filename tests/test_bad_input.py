@@ -511,3 +511,17 @@ def test_a_full_disk_is_named_without_a_traceback(tmp_path: Path) -> None:
     assert run_cli(*arguments).code == 0
     (tmp_path / "run" / "verdicts.csv.partial").symlink_to("/dev/full")
     complains(run_cli(*arguments), "No space left on device", "give the same command again")
+
+
+def test_of_data_without_splits_what_was_fitted_on_is_left_out(tmp_path: Path) -> None:
+    # A folder per label, as a person has it: half of it is what the model was fitted on.
+    for label in sorted(path.name for path in (toy().data / "test").iterdir()):
+        (tmp_path / "flat" / label).mkdir(parents=True)
+        for split in ("test", "calibration"):
+            for path in sorted((toy().data / split / label).iterdir())[:6]:
+                (tmp_path / "flat" / label / f"{split}-{path.name}").write_bytes(path.read_bytes())
+    ran = run_cli(*evaluating(tmp_path / "flat", tmp_path, "--json"))
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["n"] == 18
+    notes = json.loads((tmp_path / "run" / MANIFEST).read_text())["notes"]
+    assert "18 of 36 images were used to fit the model and were left out." in notes

@@ -330,7 +330,8 @@ def test_every_reason_leads_to_its_decision() -> None:
     assert reason_of(unsure, 1.0, gate, more=False) == ("review", "low_trust")
     assert reason_of(SURE, 1.0, Gate()) == ("look_again", "no_threshold")
     assert reason_of(SURE, 1.0, Gate(), more=False) == ("review", "no_threshold")
-    assert reason_of(SURE, 0.01, gate) == ("review", "stranger")
+    assert reason_of(SURE, 0.01, gate) == ("look_again", "stranger"), "a human is shown evidence of strangers too"
+    assert reason_of(SURE, 0.01, gate, more=False) == ("review", "stranger")
     assert reason_of(failed, 1.0, gate) == ("review", "no_outcome")
 
 
