@@ -179,6 +179,11 @@ class OpenClipEncoder:
 
         return "bfloat16" if torch.cuda.is_available() else "float32"
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes elsewhere than on the cores that decode images."""
+        return self._dtype_name == "bfloat16"
+
     @cached_property
     def dim(self) -> int:
         """D, the length of a vector."""

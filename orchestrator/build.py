@@ -85,4 +85,6 @@ def load_pipeline(
         return Searcher(index, k=model.config.neighbours)
 
     looks = 2 if model.second_look and second_look else 1
-    return Pipeline(Nodes(model, arrays, embedder, panels, open_searcher, looks), batch_size, opened.close)
+    nodes = Nodes(model, arrays, embedder, panels, open_searcher, looks)
+    ahead = isinstance(encoder, OpenClipEncoder) and encoder.on_gpu
+    return Pipeline(nodes, batch_size, opened.close, read_ahead=ahead)

@@ -27,14 +27,25 @@ class Pipeline:
         Cases of a micro-batch; at most two of them are in memory.
     on_close : callable, optional
         Lets go of what was opened for it.
+    read_ahead : bool
+        Whether to read, decode and preprocess the next batch while one is judged. It pays where the encoder runs on
+        a GPU; on the same cores the two get in each other's way (measured: 1.3 times as long on two).
     """
 
-    def __init__(self, nodes: Nodes, batch_size: int = 64, on_close: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        nodes: Nodes,
+        batch_size: int = 64,
+        on_close: Callable[[], None] | None = None,
+        *,
+        read_ahead: bool = False,
+    ) -> None:
         self.nodes = nodes
         self.model = nodes.model
         self.embedder = nodes.embedder
         self.batch_size = batch_size
         self._on_close = on_close
+        self._read_ahead = read_ahead
         self._graph = compile_graph(nodes)
 
     async def judge(self, cases: Iterable[Case]) -> list[Verdict]:
@@ -55,7 +66,7 @@ class Pipeline:
     def stream(self, cases: Iterable[Case]) -> Iterator[Verdict]:
         """Judge any number of cases in constant memory; also from within a running event loop.
 
-        While a batch is judged, threads read, decode and preprocess the next.
+        Threads read, decode and preprocess a batch; with `read_ahead`, while the one before is judged.
 
         Yields
         ------
@@ -72,8 +83,11 @@ class Pipeline:
         with start_blocking_portal() as portal, ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
             coming: Future[list[Case]] = ahead.submit(prepared)
             while batch := coming.result():
-                coming = ahead.submit(prepared)
+                if self._read_ahead:
+                    coming = ahead.submit(prepared)
                 yield from portal.call(self.judge, batch)
+                if not self._read_ahead:
+                    coming = ahead.submit(prepared)
                 for case in batch:
                     case.photo.release()
 
