@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,10 @@ class Encoder(Protocol):
 
 class _Loaded(NamedTuple):
     model: Any
-    preprocess: Any
+    crop: tuple[Any, ...]
+    """The steps of the preprocessing that work on a picture."""
+    normalise: tuple[Any, ...]
+    """Those that work on tensors, after the one that makes them."""
     tokenizer: Any
     device: Any
     dtype: Any
@@ -195,13 +198,20 @@ class OpenClipEncoder:
         return float(self._loaded.model.logit_scale.exp())
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """Return the model's input for one RGB image, by the checkpoint's own preprocessing.
+        """Resize and crop one RGB image as the checkpoint's own preprocessing does; `encode` does the rest of it.
+
+        Arithmetic on tensors is left to the batch: in many decoding threads, each with helpers of its own, it would
+        take the cores from one another.
 
         Returns
         -------
-        Tensor of shape (3, H, W)
+        Tensor of uint8 of shape (3, H, W)
         """
-        return cast("torch.Tensor", self._loaded.preprocess(image))
+        import torch
+
+        for step in self._loaded.crop:
+            image = step(image)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     def encode(self, tensors: Sequence[torch.Tensor]) -> NDArray[np.float32]:
         """Encode preprocessed images.
@@ -213,12 +223,15 @@ class OpenClipEncoder:
         """
         import torch
 
-        model, _, _, device, dtype = self._loaded
-        batch = torch.stack(list(tensors))
-        if device.type == "cuda":
+        loaded, batch = self._loaded, torch.stack(list(tensors))
+        if loaded.device.type == "cuda":
             batch = batch.pin_memory()
         with torch.inference_mode():
-            vectors = model.encode_image(batch.to(device, dtype, non_blocking=True), normalize=True)
+            # Between 0 and 1 first, as ToTensor does, then the checkpoint's mean and deviation.
+            inputs = batch.to(loaded.device, non_blocking=True).float().div(255)
+            for step in loaded.normalise:
+                inputs = step(inputs)
+            vectors = loaded.model.encode_image(inputs.to(loaded.dtype), normalize=True)
         return _unit(vectors.float().cpu().numpy())
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -254,7 +267,16 @@ def _create(name: str, pretrained: str | None, cuda: bool) -> _Loaded:
             model, preprocess = open_clip.create_model_from_pretrained(name, pretrained, precision, device)
         tokenizer = open_clip.get_tokenizer(name)
     dtype = torch.bfloat16 if cuda else torch.float32
-    return _Loaded(model.eval().requires_grad_(False), preprocess, tokenizer, device, dtype)
+    steps = preprocess.transforms
+    middle = next(i for i, step in enumerate(steps) if type(step).__name__ in ("ToTensor", "MaybeToTensor"))
+    return _Loaded(
+        model.eval().requires_grad_(False),
+        tuple(steps[:middle]),
+        tuple(steps[middle + 1 :]),
+        tokenizer,
+        device,
+        dtype,
+    )
 
 
 @contextmanager

@@ -29,8 +29,10 @@ def bare_loop(encoder: OpenClipEncoder, model_folder: Path, images: Path, batch_
     """Time the loop that a person would write first, in seconds."""
     import torch
     from PIL import Image
+    from torchvision.transforms import Compose, ToTensor
 
     loaded = encoder._loaded
+    preprocess = Compose([*loaded.crop, ToTensor(), *loaded.normalise])
     weights = torch.from_numpy(load_model(model_folder)[1].classifier.vectors).to(loaded.device, loaded.dtype)
     paths = sorted(images.glob("*.jpg"))
     start = time.perf_counter()
@@ -38,7 +40,7 @@ def bare_loop(encoder: OpenClipEncoder, model_folder: Path, images: Path, batch_
         batch = []
         for path in paths[first : first + batch_size]:
             with Image.open(path) as image:
-                batch.append(loaded.preprocess(image.convert("RGB")))
+                batch.append(preprocess(image.convert("RGB")))
         with torch.inference_mode():
             vectors = loaded.model.encode_image(torch.stack(batch).to(loaded.device, loaded.dtype), normalize=True)
             (encoder.logit_scale * vectors @ weights.T).softmax(-1).cpu()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import Self, cast
 
@@ -80,16 +82,28 @@ class Pipeline:
             self.embedder.prepare([case.photo for case in batch])
             return batch
 
-        with start_blocking_portal() as portal, ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
+        with self._judging() as judged, ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
             coming: Future[list[Case]] = ahead.submit(prepared)
             while batch := coming.result():
                 if self._read_ahead:
                     coming = ahead.submit(prepared)
-                yield from portal.call(self.judge, batch)
+                yield from judged(batch)
                 if not self._read_ahead:
                     coming = ahead.submit(prepared)
                 for case in batch:
                     case.photo.release()
+
+    @contextmanager
+    def _judging(self) -> Iterator[Callable[[list[Case]], list[Verdict]]]:
+        """Judge in this thread, where tensors are reused soonest; in another where an event loop runs in this one."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            with asyncio.Runner() as runner:
+                yield lambda batch: runner.run(self.judge(batch))
+        else:
+            with start_blocking_portal() as portal:
+                yield lambda batch: portal.call(self.judge, batch)
 
     def close(self) -> None:
         """End the threads, close cache and index."""
