@@ -31,7 +31,7 @@ class Pipeline:
         Lets go of what was opened for it.
     read_ahead : bool
         Whether to read, decode and preprocess the next batch while one is judged. It pays where the encoder runs on
-        a GPU; on the same cores the two get in each other's way (measured: 1.3 times as long on two).
+        a GPU; on the same cores the two get in each other's way.
     """
 
     def __init__(
