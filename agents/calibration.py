@@ -171,9 +171,11 @@ class Calibrated:
                 alike.setdefault((outcome.look, outcome.scale), {})[i] = outcome
         for (look, scale), said in alike.items():
             scores = np.array([prediction.scores for prediction in said.values()])
-            probs = self._calibrator(look).apply(log_distribution(scores, scale))
-            for (i, prediction), row in zip(said.items(), probs.tolist(), strict=True):
-                outcomes[i] = prediction.model_copy(update={"scale": "probability", "scores": tuple(row)})
+            log_q = log_distribution(scores, scale)
+            probs = self._calibrator(look).apply(log_q)
+            for (i, prediction), row, q in zip(said.items(), probs.tolist(), np.exp(log_q).tolist(), strict=True):
+                calibrated = {"scale": "probability", "scores": tuple(row), "said": tuple(q)}
+                outcomes[i] = prediction.model_copy(update=calibrated)
         return outcomes
 
     def _calibrator(self, look: int) -> Calibrator:

@@ -25,6 +25,8 @@ class Prediction(Frozen):
     scale: Scale
     scores: tuple[float, ...]
     """One number per label, in the task's order, of the kind that `scale` says."""
+    said: tuple[float, ...] | None = None
+    """Of a calibrated prediction: the distribution that the agent itself gave; None before calibration."""
 
     @property
     def top(self) -> int:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secondlook.agents.case import Case
 from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, Encoder
 from secondlook.agents.errors import ConfigError
+from secondlook.agents.prediction import Outcome
 from secondlook.eval.cases import list_images, read_dataset, readable
 from secondlook.eval.dataset import LabelledCase, digests_of
 from secondlook.eval.figures import write_figures
@@ -207,18 +207,19 @@ def _digest_of(rows: Sequence[LabelledCase]) -> str:
 def measure(run: RunFolder, pipeline: Pipeline, rows: Sequence[LabelledCase], progress: Progress) -> Metrics:
     """Compute the figures of a finished run, every agent polled about every case for the comparison."""
     model = pipeline.model
-    columns = model.pools[max(model.pools)].agents
+    columns = model.fusions[max(model.fusions)].agents
     by_id = {row.case.id: row.case for row in rows}
     scored, cases = score(run.rows()), [by_id[row.id] for row in run.rows()]
-    parts: list[NDArray[np.float64]] = []
+    outcomes: dict[str, list[Outcome]] = {}
     for start in range(0, len(cases), POLLED):
         part: list[Case] = cases[start : start + POLLED]
-        parts.append(stack(poll(pipeline.nodes, part), columns, len(model.task.labels)))
+        for name, found in poll(pipeline.nodes, part).items():
+            outcomes.setdefault(name, []).extend(found)
         for case in part:
             case.photo.release()
         progress("comparing", min(start + POLLED, len(cases)), len(cases))
     rng = np.random.default_rng(model.config.seed)
-    return summarise(scored, model, columns, np.concatenate(parts, axis=1), rng)
+    return summarise(scored, model, stack(outcomes, columns, len(model.task.labels)), rng)
 
 
 def _judge_strangers(

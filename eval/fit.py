@@ -216,7 +216,7 @@ def _fit_all(
         prompt_sha256=templates.sha256,
         splits={name: _split(split, task) for name, split in splits.items()},
         calibrators=calibrators,
-        pools={look: found.fitted.pool for look, found in looks.items()},
+        fusions={look: found.fitted.fusion for look, found in looks.items()},
         trusts={look: found.trust for look, found in looks.items()},
         gate=gate,
         first_gate=gates[1] if use_second else None,
@@ -273,7 +273,7 @@ def _decisions(
 ) -> list[str]:
     said = []
     for look, found in looks.items():
-        pool = found.fitted.pool
+        pool = found.fitted.fusion
         if not pool.pooled:
             said.append(
                 f"Look {look}: the pool was not better than {pool.best_agent} on held-out cases, which decides."

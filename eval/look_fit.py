@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from secondlook.eval.embedded import Embedded
 from secondlook.eval.held_out import Answers
-from secondlook.orchestrator.fusion import Fitted, fit_pool
+from secondlook.orchestrator.fusion import Fitted
 from secondlook.orchestrator.gate import Gate, LookData
+from secondlook.orchestrator.opinions import Opinions
+from secondlook.orchestrator.pool import fit_pool
 from secondlook.orchestrator.track_record import FlipLedger
-from secondlook.orchestrator.trust import Trust, features, fit_trust
+from secondlook.orchestrator.trust_model import Trust, features, fit_trust
 
 Floats = NDArray[np.float64]
 
@@ -33,11 +35,13 @@ def fit_look(
     answers: Sequence[Answers], split: Embedded, typicality: Floats, folds: NDArray[np.intp] | None
 ) -> LookFit:
     """Fit pool and trust on calibrated answers, everything cross-fitted."""
-    probs = np.stack([a.probs for a in answers])
-    fitted = fit_pool(tuple(a.column for a in answers), probs, split.truth, folds)
+    opinions = Opinions(
+        tuple(a.column for a in answers), np.stack([a.probs for a in answers]), np.stack([a.raw for a in answers])
+    )
+    fitted = fit_pool(opinions, split.truth, folds)
     labels = fitted.beliefs.argmax(axis=1)
     right = labels == split.truth
-    trust, held_out = fit_trust(features(fitted.beliefs, probs, typicality), right, folds)
+    trust, held_out = fit_trust(features(fitted.beliefs, opinions.probs, typicality), right, folds)
     return LookFit(fitted, trust, LookData(held_out, ~right), labels)
 
 

@@ -17,6 +17,7 @@ from secondlook.eval.reliability import brier, ccc, direction, ece, nll, ocr
 from secondlook.eval.selective import aurc
 from secondlook.eval.tally import Row
 from secondlook.orchestrator.fitted import Model
+from secondlook.orchestrator.opinions import Opinions
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -84,7 +85,7 @@ def score(rows: Iterable[Row]) -> Scored:
     )
 
 
-def summarise(scored: Scored, model: Model, columns: Sequence[str], panel: Floats, rng: np.random.Generator) -> Metrics:
+def summarise(scored: Scored, model: Model, opinions: Opinions, rng: np.random.Generator) -> Metrics:
     """Compute every figure of an evaluation.
 
     Parameters
@@ -92,10 +93,8 @@ def summarise(scored: Scored, model: Model, columns: Sequence[str], panel: Float
     scored : Scored
         N labelled cases.
     model : Model
-    columns : sequence of str
-        M agents' columns.
-    panel : ndarray of shape (M, N, K)
-        What each agent says of every case when it is asked about all of them; rows of nan for failures.
+    opinions : Opinions
+        What each agent says of every case when it is asked about all of them.
     rng : numpy.random.Generator
         Draws the bootstrap samples.
 
@@ -133,16 +132,17 @@ def summarise(scored: Scored, model: Model, columns: Sequence[str], panel: Float
         "look/fixed": int((s.looked_twice & right & (s.first_label != s.truth)).sum()),
         "look/broken": int((s.looked_twice & ~right & (s.first_label == s.truth)).sum()),
     }
-    metrics |= _others(s, model, columns, panel)
+    metrics |= _others(s, model, opinions)
     return {name: _clean(value) for name, value in metrics.items()}
 
 
-def _others(s: Scored, model: Model, columns: Sequence[str], panel: Floats) -> Metrics:
+def _others(s: Scored, model: Model, opinions: Opinions) -> Metrics:
     """Compute the alternatives on the same cases: each agent alone, and the plainest ways to combine them."""
+    columns, panel = opinions.columns, opinions.probs
     best = max(model.records, key=lambda record: record.accuracy.value)
     names = {(r.agent, r.look): column for r, column in zip(model.records, columns, strict=True)}
     best_column = names[best.agent, best.look]
-    found = baselines(panel, s.truth, list(columns).index(best_column))
+    found = baselines(panel, s.truth, columns.index(best_column))
     metrics: Metrics = {f"base/{name}": float((labels == s.truth).mean()) for name, labels in found.items()}
     metrics["base/best_agent_name"] = best_column
     for column, probs in zip(columns, panel, strict=True):

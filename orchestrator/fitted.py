@@ -22,12 +22,12 @@ from secondlook.agents.clip_zero_shot import TextClassifier
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.typicality import StrangerScores, Typicality
 from secondlook.orchestrator.config import Config
-from secondlook.orchestrator.fusion import Pool
 from secondlook.orchestrator.gate import Gate
+from secondlook.orchestrator.policies import AnyFusion
 from secondlook.orchestrator.track_record import FlipLedger, TrackRecord
-from secondlook.orchestrator.trust import Trust
+from secondlook.orchestrator.trust_model import Trust
 
-FORMAT = 1
+FORMAT = 2
 MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER = "model.json", "arrays.safetensors", "fitted_on.txt", "index"
 
 
@@ -50,7 +50,7 @@ class Model(Frozen):
     splits: dict[str, Split]
     calibrators: dict[str, dict[int, Calibrator]]
     """By agent and look."""
-    pools: dict[int, Pool]
+    fusions: dict[int, AnyFusion]
     """By look."""
     trusts: dict[int, Trust]
     """By look."""

@@ -8,9 +8,10 @@ from typing import Literal, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.orchestrator.fusion import Pool
+from secondlook.orchestrator.fusion import Fusion
 from secondlook.orchestrator.gate import Gate
-from secondlook.orchestrator.trust import Trust, features
+from secondlook.orchestrator.opinions import Opinions
+from secondlook.orchestrator.trust_model import Trust, features
 from secondlook.orchestrator.verdict import Reason
 
 Floats = NDArray[np.float64]
@@ -37,26 +38,26 @@ class Judgement:
 
 
 def judge(
-    pool: Pool, trust: Trust, gate: Gate, probs: Floats, typicality: Floats, *, may_look_again: bool
+    fusion: Fusion, trust: Trust, gate: Gate, opinions: Opinions, typicality: Floats, *, may_look_again: bool
 ) -> Judgement:
     """Fuse, trust, decide.
 
     Parameters
     ----------
-    pool, trust, gate
+    fusion, trust, gate
         What was fitted for this look.
-    probs : ndarray of shape (M, N, K)
-        Calibrated distributions in the pool's order, nan for failures.
+    opinions : Opinions
+        Of the fusion's agents, in their order.
     typicality : ndarray of shape (N,)
         nan where the image has no embedding; such a case is not decided on, whoever answered.
     may_look_again : bool
         Whether a further look is left.
     """
-    belief = pool.fuse(probs)
+    belief = fusion.fuse(opinions)
     # A stranger cannot be told without an embedding, so nothing is believed of such a case.
     belief[np.isnan(typicality)] = np.nan
     typical = np.nan_to_num(typicality, nan=1.0)
-    scores = trust.of(features(belief, probs, typical))
+    scores = trust.of(features(belief, opinions.probs, typical))
     unknown = np.asarray(np.isnan(belief).any(axis=1))
     strangers = gate.strangers(typical)
     accepted = gate.accepts(scores, typical, last=not may_look_again) & ~unknown

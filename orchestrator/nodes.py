@@ -89,12 +89,13 @@ class Nodes:
     async def judge(self, state: State) -> dict[str, object]:
         """Fuse, trust and decide; cases that are decided get their verdict."""
         look, pending = state["look"], state["pending"]
-        pool = self.model.pools[look]
-        rows = {name: [state["outcomes"][i][name] for i in pending] for name in pool.agents}
-        probs = stack(rows, pool.agents, len(self.model.task.labels))
+        fusion = self.model.fusions[look]
+        rows = {name: [state["outcomes"][i][name] for i in pending] for name in fusion.agents}
+        opinions = stack(rows, fusion.agents, len(self.model.task.labels))
         typicality = np.array([state["typicality"][i] for i in pending])
         may_look_again = look < self.looks
-        found = judge(pool, self.model.trusts[look], self.gate, probs, typicality, may_look_again=may_look_again)
+        trust = self.model.trusts[look]
+        found = judge(fusion, trust, self.gate, opinions, typicality, may_look_again=may_look_again)
         sets = self.gate.prediction_sets(found.belief)
         trails, verdicts = dict(state["trails"]), dict(state["verdicts"])
         for row, i in enumerate(pending):
@@ -122,9 +123,9 @@ class Nodes:
         return {"cases": tuple(cases), "look": state["look"] + 1}
 
     def _trail(self, state: State, i: int, look: int, found: Judgement, row: int) -> LookTrail:
-        pool, gate = self.model.pools[look], self.gate
+        fusion, gate = self.model.fusions[look], self.gate
         labels = self.model.task.labels
-        outcomes = {name: state["outcomes"][i][name] for name in pool.agents}
+        outcomes = {name: state["outcomes"][i][name] for name in fusion.agents}
         opinions = tuple(opinion(outcome, labels) for outcome in outcomes.values())
         errors = "; ".join(dict.fromkeys(o.error for o in opinions if o.error))
         decision, reason = found.decisions[row], found.reasons[row]
@@ -133,7 +134,7 @@ class Nodes:
         return LookTrail(
             look=look,
             opinions=opinions,
-            fused_by=pool.fused_from([name for name, o in outcomes.items() if not isinstance(o, Failure)]),
+            fused_by=fusion.fused_from([name for name, o in outcomes.items() if not isinstance(o, Failure)]),
             probs=tuple(found.belief[row].tolist()) if known else None,
             trust=trust if known else None,
             threshold=least,

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import anyio
 import numpy as np
-from numpy.typing import NDArray
 
 from secondlook.agents.base import Agent
 from secondlook.agents.case import Case
 from secondlook.agents.errors import AgentError
 from secondlook.agents.prediction import Failure, Outcome
+from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.verdict import Opinion
 
 Outcomes = Mapping[str, Sequence[Outcome]]
@@ -71,15 +71,17 @@ async def ask(agents: Sequence[Agent], cases: Sequence[Case]) -> dict[str, list[
     return answers
 
 
-def stack(outcomes: Outcomes, columns: Sequence[str], n_labels: int) -> NDArray[np.float64]:
-    """Distributions of shape (M, N, K) of the named columns; rows of nan for failures."""
+def stack(outcomes: Outcomes, columns: Sequence[str], n_labels: int) -> Opinions:
+    """Outcomes of the named columns as arrays; what was never calibrated counts as said."""
     n = len(outcomes[columns[0]])
     probs = np.full((len(columns), n, n_labels), np.nan)
+    said = probs.copy()
     for m, name in enumerate(columns):
         for i, outcome in enumerate(outcomes[name]):
             if not isinstance(outcome, Failure):
                 probs[m, i] = outcome.scores
-    return probs
+                said[m, i] = outcome.said or outcome.scores
+    return Opinions(tuple(columns), probs, said)
 
 
 def opinion(outcome: Outcome, labels: Sequence[str]) -> Opinion:

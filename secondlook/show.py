@@ -53,7 +53,7 @@ def _weights(model: Model) -> Table:
     table = Table(title="Fusion", title_justify="left")
     for name in ("look", "decides", "held-out NLL", "weights"):
         table.add_column(name)
-    for look, pool in model.pools.items():
+    for look, pool in model.fusions.items():
         nll = pool.nll.get("pool", math.nan) if pool.pooled else pool.nll[pool.best_agent]
         versus = f"{nll:.4f} (best agent {pool.nll[pool.best_agent]:.4f})"
         weights = ", ".join(f"{a} {w:.2f}" for a, w in zip(pool.agents, pool.weights, strict=True))

@@ -23,7 +23,7 @@ from secondlook.eval.record import SHRUNK_BY, track_record
 from secondlook.eval.task_file import read_task, read_templates
 from secondlook.orchestrator.fitted import load_model, load_seen
 from secondlook.orchestrator.gate import Gate, LookData
-from secondlook.orchestrator.trust import features, fit_trust
+from secondlook.orchestrator.trust_model import features, fit_trust
 
 N_CALIBRATION = 2 * len(LABELS) * GROUPS["calibration"]
 
@@ -155,8 +155,8 @@ def test_no_stage_tells_a_group_what_its_own_labels_are() -> None:
     assert (after[0].probs[others] != before[0].probs[others]).any()
 
     one, two = (fit_look(before, s, np.ones(len(truth)), folds).fitted for s in (split, changed))
-    assert one.pool.pooled
-    assert two.pool.pooled
+    assert one.fusion.pooled
+    assert two.fusion.pooled
     np.testing.assert_array_equal(two.beliefs[own], one.beliefs[own])
     assert (two.beliefs[others] != one.beliefs[others]).any()
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from scipy.stats import binom, binomtest
 from strategies import Labelled, labelled
 
-from secondlook.orchestrator.fusion import Pool
 from secondlook.orchestrator.gate import (
     GRID,
     Gate,
@@ -28,7 +27,9 @@ from secondlook.orchestrator.gate import (
     units_needed,
 )
 from secondlook.orchestrator.judgement import explain, judge
-from secondlook.orchestrator.trust import Trust
+from secondlook.orchestrator.opinions import Opinions
+from secondlook.orchestrator.pool import Pool
+from secondlook.orchestrator.trust_model import Trust
 
 Floats = NDArray[np.float64]
 SETS = 400
@@ -319,7 +320,9 @@ SURE = np.array([[[0.99, 0.01]]])
 
 
 def reason_of(probs: Floats, typicality: float, gate: Gate, *, more: bool = True) -> tuple[str, str]:
-    found = judge(POOL, Trust(), gate, probs, np.array([typicality]), may_look_again=more)
+    found = judge(
+        POOL, Trust(), gate, Opinions.uncalibrated(("a",), probs), np.array([typicality]), may_look_again=more
+    )
     return found.decisions[0], found.reasons[0]
 
 

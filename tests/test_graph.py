@@ -20,6 +20,7 @@ from secondlook.agents.errors import AgentError, RetrievalError
 from secondlook.agents.prediction import Failure, Outcome
 from secondlook.orchestrator.judgement import judge
 from secondlook.orchestrator.nodes import Nodes
+from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.panel import ask, column
 from secondlook.orchestrator.pipeline import Pipeline
 from secondlook.orchestrator.verdict import Verdict
@@ -68,11 +69,12 @@ def plain_loop(nodes: Nodes, case: Case) -> tuple[list[tuple[object, ...]], dict
             neighbours = nodes.open_searcher().search(found.vectors, [case])[0]
             case = case.model_copy(update={"evidence": Evidence(neighbours=neighbours, views=nodes.model.config.views)})
         said |= answers_of(nodes.panels[look], case)
-        pool = nodes.model.pools[look]
-        rows = [said[name] for name in pool.agents]
+        fusion = nodes.model.fusions[look]
+        rows = [said[name] for name in fusion.agents]
         probs = np.array([[[np.nan] * 3 if isinstance(row, Failure) else row.scores] for row in rows])
+        opinions = Opinions.uncalibrated(fusion.agents, probs)
         more = look < nodes.looks
-        judged = judge(pool, nodes.model.trusts[look], nodes.model.gate, probs, typicality, may_look_again=more)
+        judged = judge(fusion, nodes.model.trusts[look], nodes.model.gate, opinions, typicality, may_look_again=more)
         looks.append((judged.decisions[0], judged.reasons[0], judged.belief[0], judged.trust[0]))
         if judged.decisions[0] != "look_again":
             break

@@ -22,11 +22,11 @@ from secondlook.agents.prediction import Failure, Outcome, Prediction
 from secondlook.agents.typicality import Typicality, fit_stranger_scores
 from secondlook.orchestrator.config import Config
 from secondlook.orchestrator.fitted import Arrays, Model, Split
-from secondlook.orchestrator.fusion import Pool
 from secondlook.orchestrator.gate import Gate
 from secondlook.orchestrator.nodes import Nodes
+from secondlook.orchestrator.pool import Pool
 from secondlook.orchestrator.track_record import FlipLedger, Measure, TrackRecord
-from secondlook.orchestrator.trust import Trust
+from secondlook.orchestrator.trust_model import Trust
 from secondlook.retrieval.index import Index, IndexManifest
 from secondlook.retrieval.neighbour_vote import NeighbourVote
 from secondlook.retrieval.search import Searcher
@@ -125,7 +125,7 @@ def toy_model(threshold: float | None = 0.7) -> Model:
         prompt_sha256="0" * 64,
         splits={"train": Split(n=60, n_groups=60, digest="ab")},
         calibrators={"scripted": {1: Calibrator(), 2: Calibrator(kind="vector", scale=(1.0,) * 3, bias=(0.0,) * 3)}},
-        pools={
+        fusions={
             # The first look listens to one agent, so that others must stand in where it fails.
             1: Pool(agents=first, prior=prior, weights=(1.0, 0.0), best_agent="scripted", pooled=False, nll={}, n=60),
             2: Pool(agents=second, prior=prior, weights=(0.3, 0.1, 0.3, 0.2, 0.4), best_agent="scripted", pooled=True,

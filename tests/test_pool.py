@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.optimize import check_grad
 from strategies import Panel, panels
 
-from secondlook.orchestrator.fusion import (
+from secondlook.orchestrator.opinions import Opinions
+from secondlook.orchestrator.pool import (
     Pool,
     fit_pool,
     fit_weights,
@@ -68,7 +69,7 @@ def test_a_missing_agent_drops_out_with_its_weight() -> None:
 
 def test_where_all_are_missing_the_belief_is_nan_and_other_rows_are_untouched() -> None:
     probs = np.array([[[np.nan, np.nan], [0.9, 0.1]], [[np.nan, np.nan], [0.9, 0.1]]])
-    belief = pool_of((0.5, 0.5)).fuse(probs)
+    belief = pool_of((0.5, 0.5)).fuse(Opinions.uncalibrated(("a0", "a1"), probs))
     assert np.isnan(belief[0]).all()
     np.testing.assert_allclose(belief[1], [0.9, 0.1])
 
@@ -157,7 +158,7 @@ def test_an_agent_that_knows_nothing_gets_little_weight(rng: np.random.Generator
 def test_independent_agents_are_pooled_and_the_pool_is_better(rng: np.random.Generator) -> None:
     truth = rng.integers(0, 3, 300).astype(np.intp)
     probs = np.stack([agent(truth, 3, 1.5, rng) for _ in range(3)])
-    pool, beliefs = fit_pool(("a", "b", "c"), probs, truth, folds_of(300))
+    pool, beliefs = fit_pool(Opinions.uncalibrated(("a", "b", "c"), probs), truth, folds_of(300))
     assert pool.pooled
     assert pool.fused_by == "log-linear pool"
     assert pool.nll["pool"] < min(pool.nll[name] for name in "abc")
@@ -169,7 +170,7 @@ def test_where_the_pool_is_no_better_the_best_agent_decides(rng: np.random.Gener
     best = softmax(2.5 * rng.normal(size=(40, 3)))
     truth = np.array([rng.choice(3, p=row) for row in best], dtype=np.intp)
     probs = np.stack([softmax(4 * rng.normal(size=(40, 3))), best])
-    pool, beliefs = fit_pool(("noise", "best"), probs, truth, folds_of(40))
+    pool, beliefs = fit_pool(Opinions.uncalibrated(("noise", "best"), probs), truth, folds_of(40))
     assert not pool.pooled
     assert pool.best_agent == "best"
     assert pool.fused_by == "best agent: best"
@@ -180,7 +181,7 @@ def test_where_the_pool_is_no_better_the_best_agent_decides(rng: np.random.Gener
 def test_without_folds_the_best_agent_decides(rng: np.random.Generator) -> None:
     truth = rng.integers(0, 3, 60).astype(np.intp)
     probs = np.stack([agent(truth, 3, skill, rng) for skill in (1.0, 3.0)])
-    pool, _ = fit_pool(("weak", "strong"), probs, truth, None)
+    pool, _ = fit_pool(Opinions.uncalibrated(("weak", "strong"), probs), truth, None)
     assert (pool.pooled, pool.best_agent) == (False, "strong")
     assert "pool" not in pool.nll
 
@@ -191,7 +192,8 @@ def test_where_everybody_with_weight_failed_whoever_answered_stands_in_equally(p
     pool = pool_of((1.0, 0.0, 0.0), pooled=pooled)
     probs = np.array([[[np.nan, np.nan]], [[0.9, 0.1]], [[0.9, 0.1]]])
     odds = 81 ** (1 / 3)
-    np.testing.assert_allclose(pool.fuse(probs), [[odds / (1 + odds), 1 / (1 + odds)]])
+    opinions = Opinions.uncalibrated(pool.agents, probs)
+    np.testing.assert_allclose(pool.fuse(opinions), [[odds / (1 + odds), 1 / (1 + odds)]])
     assert pool.fused_from({"a1", "a2"}) == "equal weights, as all with weight failed"
     assert pool.fused_from({"a0", "a2"}) == pool.fused_from(()) == pool.fused_by
 
@@ -204,7 +206,7 @@ def test_held_out_the_belief_is_never_worse_than_the_best_agent(k: int, m: int, 
     truth = rng.integers(0, k, 40).astype(np.intp)
     probs = np.stack([agent(truth, k, rng.uniform(-1, 4), rng) for _ in range(m)])
     names = tuple(f"a{i}" for i in range(m))
-    pool, beliefs = fit_pool(names, probs, truth, folds_of(40))
+    pool, beliefs = fit_pool(Opinions.uncalibrated(names, probs), truth, folds_of(40))
     best = min(pool.nll[name] for name in names)
     assert nll_of(beliefs, truth, np.array(pool.prior)) <= best + 1e-9
     assert len(pool.prior) == k
@@ -214,10 +216,10 @@ def test_held_out_the_belief_is_never_worse_than_the_best_agent(k: int, m: int, 
 def test_no_row_is_judged_by_weights_or_a_prior_fitted_on_it(rng: np.random.Generator) -> None:
     truth = rng.integers(0, 3, 100).astype(np.intp)
     probs = np.stack([agent(truth, 3, 1.5, rng) for _ in range(3)])
-    pool, beliefs = fit_pool(("a", "b", "c"), probs, truth, folds_of(100))
+    pool, beliefs = fit_pool(Opinions.uncalibrated(("a", "b", "c"), probs), truth, folds_of(100))
     lied = truth.copy()
     lied[0] = (truth[0] + 1) % 3  # a case of the first fold, which is every fifth case
-    other, after = fit_pool(("a", "b", "c"), probs, lied, folds_of(100))
+    other, after = fit_pool(Opinions.uncalibrated(("a", "b", "c"), probs), lied, folds_of(100))
     assert pool.pooled
     assert other.pooled
     np.testing.assert_allclose(after[::5], beliefs[::5], atol=1e-12)
@@ -234,7 +236,7 @@ def test_failing_is_charged_the_prior_and_so_never_looks_better_than_answering()
 def test_an_impossible_label_keeps_every_number_finite() -> None:
     probs = np.array([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
     truth = np.array([1, 0], dtype=np.intp)
-    pool, beliefs = fit_pool(("a", "b"), probs, truth, folds_of(2, 2))
+    pool, beliefs = fit_pool(Opinions.uncalibrated(("a", "b"), probs), truth, folds_of(2, 2))
     assert np.isfinite(beliefs).all()
     assert np.isfinite(list(pool.nll.values())).all()
 
@@ -242,7 +244,8 @@ def test_an_impossible_label_keeps_every_number_finite() -> None:
 def test_a_pool_is_the_same_after_json(rng: np.random.Generator) -> None:
     truth = rng.integers(0, 3, 60).astype(np.intp)
     probs = np.stack([agent(truth, 3, 1.5, rng) for _ in range(2)])
-    pool, _ = fit_pool(("a", "a@2"), probs, truth, folds_of(60))
+    opinions = Opinions.uncalibrated(("a", "a@2"), probs)
+    pool, _ = fit_pool(opinions, truth, folds_of(60))
     again = Pool.model_validate_json(pool.model_dump_json())
     assert again == pool
-    np.testing.assert_array_equal(again.fuse(probs), pool.fuse(probs))
+    np.testing.assert_array_equal(again.fuse(opinions), pool.fuse(opinions))

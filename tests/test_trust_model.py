@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import check_grad
 from strategies import Panel, panels
 
-from secondlook.orchestrator.trust import FEATURES, LIMIT, Trust, features, fit_trust, penalised_nll
+from secondlook.orchestrator.trust_model import FEATURES, LIMIT, Trust, features, fit_trust, penalised_nll
 
 Floats = NDArray[np.float64]
 COEFFICIENT = st.floats(0, 5)

@@ -1,0 +1,80 @@
+"""What a panel says of a batch, as arrays: calibrated, and as it was said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """M agents' answers to N cases about K labels.
+
+    Attributes
+    ----------
+    columns : tuple of M str
+        `name` for an agent's first look, `name@2` for its second.
+    probs : ndarray of shape (M, N, K)
+        Calibrated distributions; rows of nan where an agent failed.
+    said : ndarray of shape (M, N, K)
+        The distributions before calibration, nan in the same rows. A fusion that fits its own model of what an
+        agent's words are worth starts here; everything else from `probs`.
+
+    Raises
+    ------
+    ValueError
+        When the shapes do not fit together.
+    """
+
+    columns: tuple[str, ...]
+    probs: Floats
+    said: Floats
+
+    def __post_init__(self) -> None:
+        shape = self.probs.shape
+        if self.probs.ndim != 3 or shape[0] != len(self.columns) or self.said.shape != shape or shape[0] < 1:
+            raise ValueError(
+                f"opinions: expected probs and said [M={len(self.columns)} >= 1, N, K], "
+                f"got {shape} and {self.said.shape}"
+            )
+
+    @classmethod
+    def uncalibrated(cls, columns: Sequence[str], probs: Floats) -> Opinions:
+        """Take distributions as they were said for calibrated ones."""
+        return cls(tuple(columns), probs, probs)
+
+    def __len__(self) -> int:
+        """N."""
+        return int(self.probs.shape[1])
+
+    @property
+    def n_labels(self) -> int:
+        """K."""
+        return int(self.probs.shape[2])
+
+    @property
+    def answered(self) -> Bools:
+        """Where an agent did not fail, of shape (M, N)."""
+        return np.asarray(~np.isnan(self.probs).any(axis=2))
+
+    def cases(self, which: Any) -> Opinions:
+        """Return the opinions of some cases, by mask, slice or indices."""
+        return Opinions(self.columns, self.probs[:, which], self.said[:, which])
+
+    def of(self, columns: Sequence[str]) -> Opinions:
+        """Return the opinions of some agents, in the order given.
+
+        Raises
+        ------
+        ValueError
+            When there is no such column.
+        """
+        rows = [self.columns.index(name) for name in columns]
+        return Opinions(tuple(columns), self.probs[rows], self.said[rows])
