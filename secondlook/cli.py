@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from secondlook.commands import Commands
 from secondlook.console import progress
-
-if TYPE_CHECKING:
-    from secondlook.agents.embedding_cache import EmbeddingCache
+from secondlook.fit_command import fit
+from secondlook.options import (
+    BatchSize,
+    DeviceOption,
+    Json,
+    Model,
+    NoCache,
+    NoReport,
+    NoSecond,
+    Out,
+    device_of,
+    opened_cache,
+)
 
 app = typer.Typer(
     name="secondlook",
@@ -35,16 +43,6 @@ With images of your own, sorted into one folder per label:
 """,
 )
 
-Model = Annotated[Path, typer.Option("--model", "-m", help="Model folder that `fit` wrote.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder to write; the same command again resumes.")]
-DeviceName = Literal["auto", "cpu", "cuda"]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, max=4096, help="Images judged together.")]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Do not read or keep embeddings on disk.")]
-NoReport = Annotated[bool, typer.Option("--no-report", help="Do not write report.html.")]
-NoSecond = Annotated[bool, typer.Option("--no-second-look", help="Decide after the first look.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
-
 
 @app.command()
 def demo(
@@ -63,73 +61,7 @@ def demo(
     _print_metrics(metrics, page, as_json)
 
 
-@app.command()
-def fit(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder per label, or a CSV: path,label,group,split.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
-    encoder: Annotated[
-        str, typer.Option(help="leaf-tiny, an OpenCLIP model name, or a folder with open_clip_config.json.")
-    ] = "leaf-tiny",
-    pretrained: Annotated[
-        str | None, typer.Option(help="For a model name: OpenCLIP's tag, or a checkpoint file.")
-    ] = None,
-    descriptions: Annotated[
-        Path | None, typer.Option(help="YAML: labels: {label: [descriptions]}, negatives: [what the images are not].")
-    ] = None,
-    templates: Annotated[str, typer.Option(help="File of prompts, one a line, {} for the description.")] = (
-        "clip_templates.txt"
-    ),
-    target_risk: Annotated[float, typer.Option(help="Error rate among accepted images not to be exceeded.")] = 0.05,
-    delta: Annotated[float, typer.Option(help="Chance that this promise fails.")] = 0.1,
-    stranger_limit: Annotated[float, typer.Option(help="Share of own images sent to review as unusual.")] = 0.08,
-    neighbours: Annotated[int, typer.Option("--neighbours", "-k", help="Similar images a second look is shown.")] = 10,
-    second_look: Annotated[bool, typer.Option(help="Look again where trust is low, if that helps.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of splits and folds.")] = 0,
-    device: DeviceOption = "auto",
-    no_cache: NoCache = False,
-    as_json: Json = False,
-) -> None:
-    """Learn from labelled images: heads and index on train, everything that decides on calibration.
-
-    DATA without splits is split by group (leaf, patient, part), 60/20/20. Photographs of one thing must share a group,
-    or every figure will be too good.
-    """
-    from pydantic import ValidationError
-
-    from secondlook.agents.encoder import EMBEDDED, EncoderSpec
-    from secondlook.agents.errors import ConfigError
-    from secondlook.eval.fit import fit as run_fit
-    from secondlook.orchestrator.config import Config
-
-    try:
-        config = Config(
-            encoder=EncoderSpec(
-                model=encoder if encoder == EMBEDDED else _absolute(encoder),
-                pretrained=pretrained and _absolute(pretrained),
-            ),
-            templates=_absolute(templates),
-            neighbours=neighbours,
-            target_risk=target_risk,
-            delta=delta,
-            stranger_limit=stranger_limit,
-            second_look=second_look,
-            seed=seed,
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "--" + str(first["loc"][0]).replace("_", "-")
-        raise ConfigError(f"{name}: {first['msg']}, got {first['input']}.", "See secondlook fit --help.") from error
-    with _cache(no_cache) as cache, progress(quiet=as_json) as report:
-        model = run_fit(
-            data, out, config=config, descriptions=descriptions, device=_device(device), cache=cache, progress=report
-        )
-    from secondlook.show import model_json, print_model
-
-    if as_json:
-        print(model_json(model))
-    else:
-        print_model(model)
-        print(f"\nWritten to {out}. Next: secondlook evaluate DATA --model {out} --out RUN")
+app.command()(fit)
 
 
 @app.command()
@@ -152,13 +84,13 @@ def triage(
     """
     from secondlook.eval.evaluate import triage as run_triage
 
-    with _cache(no_cache) as cache, progress(quiet=as_json) as report:
+    with opened_cache(no_cache) as cache, progress(quiet=as_json) as report:
         found = run_triage(
             images,
             model,
             out,
             cache=cache,
-            device=_device(device),
+            device=device_of(device),
             batch_size=batch_size,
             second_look=not no_second_look,
             report=not no_report,
@@ -210,7 +142,7 @@ def evaluate(
     """
     from secondlook.eval.evaluate import evaluate as run_evaluate
 
-    with _cache(no_cache) as cache, progress(quiet=as_json) as report:
+    with opened_cache(no_cache) as cache, progress(quiet=as_json) as report:
         found = run_evaluate(
             data,
             model,
@@ -219,7 +151,7 @@ def evaluate(
             split=split,
             ood=ood or [],
             allow_seen=allow_seen,
-            device=_device(device),
+            device=device_of(device),
             batch_size=batch_size,
             second_look=not no_second_look,
             report=not no_report,
@@ -256,35 +188,6 @@ def doctor(as_json: Json = False) -> None:
     else:
         for name, value in found.items():
             print(f"{name:<22} {value}")
-
-
-@contextmanager
-def _cache(no_cache: bool) -> Iterator[EmbeddingCache]:
-    """Open the user's cache, or one that is deleted afterwards: a report needs its thumbnails either way."""
-    from tempfile import TemporaryDirectory
-
-    from secondlook.agents.embedding_cache import EmbeddingCache
-
-    if not no_cache:
-        with EmbeddingCache.default() as cache:
-            yield cache
-        return
-    with TemporaryDirectory(prefix="secondlook-") as folder, EmbeddingCache(Path(folder)) as cache:
-        yield cache
-
-
-def _absolute(name: str) -> str:
-    """Keep a file or folder by its whole path, so that the model works from elsewhere too; else the name."""
-    return str(Path(name).resolve()) if name and Path(name).exists() else name
-
-
-def _device(name: str) -> DeviceName:
-    from secondlook.agents.errors import ConfigError
-
-    match name:
-        case "auto" | "cpu" | "cuda":
-            return name
-    raise ConfigError(f"There is no device {name!r}.", "Use --device auto, cpu or cuda.")
 
 
 def _print_metrics(metrics: dict[str, float | int | str | None], page: Path | None, as_json: bool) -> None:

@@ -1,0 +1,79 @@
+"""`secondlook fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secondlook.console import progress
+from secondlook.options import DeviceOption, Json, NoCache, absolute, device_of, opened_cache
+
+
+def fit(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder per label, or a CSV: path,label,group,split.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    encoder: Annotated[
+        str, typer.Option(help="leaf-tiny, an OpenCLIP model name, or a folder with open_clip_config.json.")
+    ] = "leaf-tiny",
+    pretrained: Annotated[
+        str | None, typer.Option(help="For a model name: OpenCLIP's tag, or a checkpoint file.")
+    ] = None,
+    descriptions: Annotated[
+        Path | None, typer.Option(help="YAML: labels: {label: [descriptions]}, negatives: [what the images are not].")
+    ] = None,
+    templates: Annotated[str, typer.Option(help="File of prompts, one a line, {} for the description.")] = (
+        "clip_templates.txt"
+    ),
+    target_risk: Annotated[float, typer.Option(help="Error rate among accepted images not to be exceeded.")] = 0.05,
+    delta: Annotated[float, typer.Option(help="Chance that this promise fails.")] = 0.1,
+    stranger_limit: Annotated[float, typer.Option(help="Share of own images sent to review as unusual.")] = 0.08,
+    neighbours: Annotated[int, typer.Option("--neighbours", "-k", help="Similar images a second look is shown.")] = 10,
+    second_look: Annotated[bool, typer.Option(help="Look again where trust is low, if that helps.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of splits and folds.")] = 0,
+    device: DeviceOption = "auto",
+    no_cache: NoCache = False,
+    as_json: Json = False,
+) -> None:
+    """Learn from labelled images: heads and index on train, everything that decides on calibration.
+
+    DATA without splits is split by group (leaf, patient, part), 60/20/20. Photographs of one thing must share a group,
+    or every figure will be too good.
+    """
+    from pydantic import ValidationError
+
+    from secondlook.agents.encoder import EMBEDDED, EncoderSpec
+    from secondlook.agents.errors import ConfigError
+    from secondlook.eval.fit import fit as run_fit
+    from secondlook.orchestrator.config import Config
+
+    try:
+        config = Config(
+            encoder=EncoderSpec(
+                model=encoder if encoder == EMBEDDED else absolute(encoder),
+                pretrained=pretrained and absolute(pretrained),
+            ),
+            templates=absolute(templates),
+            neighbours=neighbours,
+            target_risk=target_risk,
+            delta=delta,
+            stranger_limit=stranger_limit,
+            second_look=second_look,
+            seed=seed,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(f"{name}: {first['msg']}, got {first['input']}.", "See secondlook fit --help.") from error
+    with opened_cache(no_cache) as cache, progress(quiet=as_json) as report:
+        model = run_fit(
+            data, out, config=config, descriptions=descriptions, device=device_of(device), cache=cache, progress=report
+        )
+    from secondlook.show import model_json, print_model
+
+    if as_json:
+        print(model_json(model))
+    else:
+        print_model(model)
+        print(f"\nWritten to {out}. Next: secondlook evaluate DATA --model {out} --out RUN")
