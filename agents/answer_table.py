@@ -13,7 +13,7 @@ from secondlook.agents.case import Frozen
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 LABEL_SMOOTHING = 0.5
-"""Cases added to each cell of P(said label | truth): Jeffreys' prior of a multinomial."""
+"""Cases added per cell of P(said label | truth), as many as Jeffreys' prior of a multinomial adds."""
 BIN_SHRINKAGE = 5.0
 """Cases' worth by which P(bin | label, truth) is pulled towards P(bin | label), and that towards P(bin)."""
 MOST_BINS = 6
@@ -33,15 +33,18 @@ class Codes(NamedTuple):
 class AnswerTable(Frozen):
     """Smoothed likelihoods P(said label j, confidence bin b | truth k) = P(j | k) P(b | j, k).
 
-    With n(k, j, b) cases counted and smoothing a and shrinkage m::
+    With n(k, j, b) cases counted, smoothing a, shrinkage m and the agent's accuracy r = (right + 1) / (N + K)::
 
-        P(j | k)    = (n(k, j) + a) / (n(k) + a K)
+        P(j | k)    = (n(k, j) + a K P0(j | k)) / (n(k) + a K)
+        P0(j | k)   = 1 / (2 K) + (r if j = k else (1 - r) / (K - 1)) / 2
         P(b | j, k) = (n(k, j, b) + m P(b | j)) / (n(k, j) + m)
         P(b | j)    = (n(j, b) + m P(b)) / (n(j) + m)
         P(b)        = (n(b) + 1) / (n + B)
 
     Nothing is read of an answer but its top label and the confidence in it, and nothing is assumed about the
-    confidence: it counts by how it went with the truth. A constant confidence has one bin, which says nothing.
+    confidence: it counts by how it went with the truth. A constant confidence has one bin, which says nothing. P0 is
+    halfway between knowing nothing and the agent's accuracy at all labels, so that a label which it has hardly said
+    yet still counts for something, the more the better the agent.
 
     References
     ----------
@@ -54,8 +57,8 @@ class AnswerTable(Frozen):
 
     >>> said = np.array([[0.9, 0.1]] * 3 + [[0.1, 0.9]])
     >>> table = AnswerTable.fit(said, np.array([0, 0, 1, 1]))
-    >>> table.posterior(said[:1]).round(3).tolist()  # (2 + .5) / (2 + 1) and (1 + .5) / (2 + 1), to their sum
-    [[0.625, 0.375]]
+    >>> table.posterior(said[:1]).round(3).tolist()  # r = 4/6; (2 + .583) / (2 + 1) and (1 + .417) / (2 + 1)
+    [[0.646, 0.354]]
     """
 
     n_labels: int = Field(ge=2)
@@ -168,8 +171,11 @@ class AnswerTable(Frozen):
     def _log_table(self) -> Floats:
         """Log-likelihoods of shape (K, K, B): truth, said label, bin."""
         n, m = self._counts(), self.shrinkage
-        of_label = n.sum(axis=2)
-        label = (of_label + self.smoothing) / (of_label.sum(axis=1, keepdims=True) + self.smoothing * self.n_labels)
+        k, of_label = self.n_labels, n.sum(axis=2)
+        accuracy = (np.trace(of_label) + 1) / (n.sum() + k)
+        start = 1 / k + np.where(np.eye(k) > 0, accuracy, (1 - accuracy) / (k - 1))
+        added = self.smoothing * k
+        label = (of_label + added * start / 2) / (of_label.sum(axis=1, keepdims=True) + added)
         anywhere = (n.sum(axis=(0, 1)) + 1) / (n.sum() + self.n_bins)
         whatever_truth = (n.sum(axis=0) + m * anywhere) / (of_label.sum(axis=0)[:, None] + m)
         within = (n + m * whatever_truth) / (of_label[..., None] + m)
