@@ -23,7 +23,7 @@ from secondlook.eval.cases import read_dataset, readable
 from secondlook.eval.dataset import Dataset, LabelledCase, check_counts, check_disjoint, digest_of_split
 from secondlook.eval.embedded import Embedded, embed_split
 from secondlook.eval.held_out import ask_blocking, calibrate_all
-from secondlook.eval.look_fit import LookFit, count_flips, final_beliefs, fit_look
+from secondlook.eval.look_fit import LookFit, count_flips, final_beliefs, fit_look, opinions_of
 from secondlook.eval.progress import Progress, silent
 from secondlook.eval.record import track_record
 from secondlook.eval.splits import split_by_group, with_digests
@@ -43,6 +43,7 @@ from secondlook.orchestrator.fitted import (
     save_model,
 )
 from secondlook.orchestrator.gate import Gate, choose_threshold, conformal_limit, units_needed
+from secondlook.orchestrator.policies import available, fit_all
 from secondlook.orchestrator.track_record import FlipLedger
 from secondlook.prompts import Prompt
 from secondlook.retrieval.index import build_index
@@ -194,8 +195,9 @@ def _fit_all(
     k = len(task.labels)
     first = calibrate_all(first_said, calibration.truth, folds, k)
     second = calibrate_all(second_said, calibration.truth, folds, k)
-    looks = {1: fit_look(first, calibration, typicality, folds)}
-    looks[2] = fit_look([*first, *second], calibration, typicality, folds)
+    looks = {1: fit_look(first, calibration, typicality, folds, config.fusion)}
+    alternatives = fit_all(opinions_of([*first, *second]), calibration.truth, folds)
+    looks[2] = fit_look([*first, *second], calibration, typicality, folds, config.fusion)
     step("choosing the threshold")
     gates, ledger = _choose_gates(config, looks, typicality, calibration, folds)
     use_second = config.second_look and ledger.net > 0
@@ -217,6 +219,7 @@ def _fit_all(
         splits={name: _split(split, task) for name, split in splits.items()},
         calibrators=calibrators,
         fusions={look: found.fitted.fusion for look, found in looks.items()},
+        alternatives={name: found.fusion for name, found in alternatives.items()},
         trusts={look: found.trust for look, found in looks.items()},
         gate=gate,
         first_gate=gates[1] if use_second else None,
@@ -273,10 +276,15 @@ def _decisions(
 ) -> list[str]:
     said = []
     for look, found in looks.items():
-        pool = found.fitted.fusion
-        if not pool.pooled:
+        fusion = found.fitted.fusion
+        if config.fusion == "auto":
+            said.append(f"Look {look}: of all ways to fuse, the lowest held-out NLL had: {fusion.fused_by}.")
+        elif fusion.kind != config.fusion:
+            asked = config.fusion.replace("_", " ")
             said.append(
-                f"Look {look}: the pool was not better than {pool.best_agent} on held-out cases, which decides."
+                f"Look {look}: {asked} was not better than {fusion.best_agent} on held-out cases, which decides."
+                if config.fusion in available(fusion.agents)
+                else f"Look {look}: there is no {asked} yet; {fusion.best_agent} decides."
             )
     flips = f"on {ledger.asked} held-out cases it fixed {ledger.fixed} labels and broke {ledger.broken}"
     if use_second:

@@ -1,4 +1,4 @@
-"""Pool and trust of one look, and what a second look changes."""
+"""Fusion and trust of one look, and what a second look changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secondlook.eval.held_out import Answers
 from secondlook.orchestrator.fusion import Fitted
 from secondlook.orchestrator.gate import Gate, LookData
 from secondlook.orchestrator.opinions import Opinions
-from secondlook.orchestrator.pool import fit_pool
+from secondlook.orchestrator.policies import PolicyName, available, do_no_harm, fit_fusion
 from secondlook.orchestrator.track_record import FlipLedger
 from secondlook.orchestrator.trust_model import Trust, features, fit_trust
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LookFit:
-    """Pool and trust of one look, with their cross-fitted output on the calibration cases."""
+    """Fusion and trust of one look, with their cross-fitted output on the calibration cases."""
 
     fitted: Fitted
     trust: Trust
@@ -31,14 +31,27 @@ class LookFit:
     """Top label of each cross-fitted belief, of shape (N,)."""
 
 
+def opinions_of(answers: Sequence[Answers]) -> Opinions:
+    """Stack the cross-fitted answers of a look, or of both."""
+    probs, said = np.stack([a.probs for a in answers]), np.stack([a.raw for a in answers])
+    return Opinions(tuple(a.column for a in answers), probs, said)
+
+
 def fit_look(
-    answers: Sequence[Answers], split: Embedded, typicality: Floats, folds: NDArray[np.intp] | None
+    answers: Sequence[Answers],
+    split: Embedded,
+    typicality: Floats,
+    folds: NDArray[np.intp] | None,
+    policy: PolicyName = "pool",
 ) -> LookFit:
-    """Fit pool and trust on calibrated answers, everything cross-fitted."""
-    opinions = Opinions(
-        tuple(a.column for a in answers), np.stack([a.probs for a in answers]), np.stack([a.raw for a in answers])
-    )
-    fitted = fit_pool(opinions, split.truth, folds)
+    """Fit fusion and trust on calibrated answers, everything cross-fitted.
+
+    The best agent alone decides where the policy's cross-fitted NLL is not lower, and where the policy is the neighbour
+    vote and this look has none.
+    """
+    opinions = opinions_of(answers)
+    named = policy if policy in available(opinions.columns) else "best_agent"
+    fitted = do_no_harm(fit_fusion(named, opinions, split.truth, folds), opinions, split.truth, folds)
     labels = fitted.beliefs.argmax(axis=1)
     right = labels == split.truth
     trust, held_out = fit_trust(features(fitted.beliefs, opinions.probs, typicality), right, folds)

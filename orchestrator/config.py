@@ -10,6 +10,9 @@ from secondlook.agents.case import Frozen
 from secondlook.agents.encoder import EncoderSpec
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.photo import VIEWS
+from secondlook.orchestrator.cost import Budget
+from secondlook.orchestrator.policies import PolicyName
+from secondlook.orchestrator.prediction_set import Method
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -24,14 +27,25 @@ class Config(Frozen):
     """k, labelled images retrieved for a second look."""
     views: tuple[str, ...] = ("zoom",)
     """Crops that the agents look at on a second look, beside the whole image."""
+    fusion: PolicyName = "pool"
+    """How opinions become one belief; the best agent alone decides where that is not better on held-out cases."""
     target_risk: Share = 0.05
-    """Error rate among accepted cases that the gate promises not to exceed."""
+    """Error rate among accepted cases that the gate promises not to exceed; with costs, their mean cost as a share of
+    the largest cost."""
     delta: Share = 0.1
     """Chance, over draws of the calibration cases, that the promise fails."""
     stranger_limit: Annotated[float, Field(ge=0, lt=1)] = 0.08
     """Share of one's own images that may be sent to review for being unusual; 0 switches the check off."""
     set_level: Share = 0.9
     """Coverage of the prediction sets."""
+    set_method: Method = "lac"
+    """How prediction sets are made; see `secondlook.orchestrator.prediction_set`."""
+    set_per_label: bool = False
+    """Whether their coverage holds for each label; larger sets, and more calibration images per label."""
+    early_trust: Share | None = None
+    """Least trust to accept before the last look; by default 1 - target_risk."""
+    budget: Budget = Budget()
+    """What looking may cost a case and a run. What it does not allow goes to review."""
     second_look: bool = True
     """False never looks again. True looks again where `fit` measured that it helps."""
     seed: int = 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from secondlook.agents.calibration import Calibrator
 from secondlook.agents.case import Frozen, Task, digest_of
@@ -52,6 +52,8 @@ class Model(Frozen):
     """By agent and look."""
     fusions: dict[int, AnyFusion]
     """By look."""
+    alternatives: dict[str, AnyFusion] = Field(default_factory=dict)
+    """Every policy fitted on the last look's opinions, by name: what `evaluate` compares with."""
     trusts: dict[int, Trust]
     """By look."""
     gate: Gate

@@ -8,41 +8,38 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.agents.case import Frozen
-from secondlook.orchestrator.fusion import Fitted
+from secondlook.orchestrator.fusion import (
+    TINY,
+    Fitted,
+    Folds,
+    Fusion,
+    Truth,
+    cross_fit,
+    nll_of,
+    normalised,
+    prior_of,
+)
 from secondlook.orchestrator.opinions import Opinions
 
 Floats = NDArray[np.float64]
 SHRINKAGES = (4.0, 64.0, 1024.0)
 """Candidate strengths of the pull towards the starting weights, in cases' worth of NLL per squared unit of weight."""
-TINY = 1e-9
 
 
-class Pool(Frozen):
+class Pool(Fusion):
     """The log-linear pool, log p(k) = log prior(k) + sum_m w_m (log p_m(k) - log prior(k)) + const.
 
-    Weights are fitted, so agents with correlated errors share theirs. Where the pool was no better than its best
-    member on held-out cases, all the weight is on that member and `best_agent` names it.
+    Weights are fitted, so agents with correlated errors share theirs.
     """
 
     kind: Literal["pool"] = "pool"
-    agents: tuple[str, ...]
-    """The M columns, in order: `name` for the first look's outcome, `name@2` for the second's."""
     prior: tuple[float, ...]
     weights: tuple[float, ...]
-    best_agent: str
-    """The member with the lowest held-out NLL."""
-    pooled: bool
-    """Whether the pool beat it."""
-    nll: dict[str, float]
-    """Held-out NLL of each agent, and of `pool`."""
-    n: int
-    """Held-out cases."""
 
     @property
     def fused_by(self) -> str:
         """In words, for trails."""
-        return "log-linear pool" if self.pooled else f"best agent: {self.best_agent}"
+        return "log-linear pool"
 
     def fused_from(self, answered: Collection[str]) -> str:
         """In words, how one case was fused of those who answered, by column."""
@@ -63,7 +60,7 @@ class Pool(Frozen):
             Beliefs; where everybody with weight failed, whoever did answer stands in with weight 1 / M; nan where
             nobody answered.
         """
-        probs = opinions.probs
+        probs = self.checked(opinions).probs
         weights, prior = np.array(self.weights), np.array(self.prior)
         belief = fuse(probs, weights, prior)
         lost = np.isnan(probs[weights > 0]).any(axis=2).all(axis=0)
@@ -78,15 +75,13 @@ def fuse(probs: Floats, weights: Floats, prior: Floats) -> Floats:
     missing = np.isnan(probs).any(axis=2)
     evidence[missing] = 0.0
     log_p = np.log(np.maximum(prior, TINY)) + np.einsum("m,mnk->nk", weights, evidence)
-    log_p -= log_p.max(axis=1, keepdims=True)
-    belief = np.exp(log_p)
-    belief /= belief.sum(axis=1, keepdims=True)
+    belief = normalised(log_p)
     belief[missing.all(axis=0)] = np.nan
-    return cast("Floats", belief)
+    return belief
 
 
-def fit_pool(opinions: Opinions, truth: NDArray[np.intp], folds: NDArray[np.intp] | None) -> Fitted:
-    """Fit the weights by cross-validation and decide between pool and best member.
+def fit_pool(opinions: Opinions, truth: Truth, folds: Folds) -> Fitted:
+    """Fit the weights, the strength of their shrinkage by cross-validation.
 
     Parameters
     ----------
@@ -94,51 +89,29 @@ def fit_pool(opinions: Opinions, truth: NDArray[np.intp], folds: NDArray[np.intp
         Cross-fitted, on N held-out cases.
     truth : ndarray of shape (N,)
     folds : ndarray of shape (N,) or None
-        None where no fold can be made: the best member is then used.
+        None where no fold can be made: the strongest shrinkage is then used.
 
     Returns
     -------
     Fitted
     """
-    agents, probs = opinions.columns, opinions.probs
-    prior = prior_of(truth, probs.shape[2])
-    nll = {name: nll_of(row, truth, prior) for name, row in zip(agents, probs, strict=True)}
-    best = min(nll, key=lambda name: nll[name])
-    weights, beliefs = np.array([float(name == best) for name in agents]), None
-    if folds is not None:
-        tried = {strength: _held_out(probs, truth, folds, strength) for strength in SHRINKAGES}
-        strength = min(tried, key=lambda s: nll_of(tried[s], truth, prior))
-        nll["pool"] = nll_of(tried[strength], truth, prior)
-        if nll["pool"] < nll[best]:
-            weights, beliefs = fit_weights(probs, truth, prior, strength), tried[strength]
-    pool = Pool(
-        agents=agents,
-        prior=tuple(prior.tolist()),
-        weights=tuple(weights.tolist()),
-        best_agent=best,
-        pooled=beliefs is not None,
-        nll=nll,
-        n=len(truth),
-    )
-    return Fitted(pool, pool.fuse(opinions) if beliefs is None else beliefs)
+    prior = prior_of(truth, opinions.n_labels)
+
+    def at(strength: float) -> Floats:
+        def others(known: Opinions, y: Truth, asked: Opinions) -> Floats:
+            base = prior_of(y, known.n_labels)
+            return fuse(asked.probs, fit_weights(known.probs, y, base, strength), base)
+
+        return cross_fit(others, opinions, truth, folds)
+
+    tried = {strength: at(strength) for strength in (SHRINKAGES if folds is not None else SHRINKAGES[-1:])}
+    strength = min(tried, key=lambda s: nll_of(tried[s], truth, prior))
+    weights = fit_weights(opinions.probs, truth, prior, strength)
+    pool = Pool(agents=opinions.columns, prior=tuple(prior.tolist()), weights=tuple(weights.tolist()))
+    return Fitted(pool, tried[strength])
 
 
-def _held_out(probs: Floats, truth: NDArray[np.intp], folds: NDArray[np.intp], strength: float) -> Floats:
-    """Cross-fitted beliefs of shape (N, K) for one strength of shrinkage."""
-    beliefs = np.empty(probs.shape[1:])
-    for fold in np.unique(folds):
-        inside, outside = folds != fold, folds == fold
-        known = prior_of(truth[inside], probs.shape[2])
-        beliefs[outside] = fuse(probs[:, outside], fit_weights(probs[:, inside], truth[inside], known, strength), known)
-    return beliefs
-
-
-def prior_of(truth: NDArray[np.intp], n_labels: int) -> Floats:
-    """Label frequencies of shape (K,), one case of every label added, so that none is impossible."""
-    return (np.bincount(truth, minlength=n_labels) + 1.0) / (len(truth) + n_labels)
-
-
-def starting_weights(probs: Floats, truth: NDArray[np.intp], prior: Floats) -> Floats:
+def starting_weights(probs: Floats, truth: Truth, prior: Floats) -> Floats:
     """Weights of shape (M,) that sum to 1, in proportion to exp(-sqrt(n) NLL): equal for equals, small for the weak.
 
     A likelihood tempered from n to sqrt(n) cases, since images of one group are not independent and neither are agents.
@@ -148,7 +121,7 @@ def starting_weights(probs: Floats, truth: NDArray[np.intp], prior: Floats) -> F
     return cast("Floats", weights / weights.sum())
 
 
-def fit_weights(probs: Floats, truth: NDArray[np.intp], prior: Floats, strength: float = SHRINKAGES[0]) -> Floats:
+def fit_weights(probs: Floats, truth: Truth, prior: Floats, strength: float = SHRINKAGES[0]) -> Floats:
     """Weights w >= 0 of shape (M,) of lowest NLL plus `strength` times the squared distance to the starting weights."""
     from scipy.optimize import minimize
 
@@ -164,7 +137,7 @@ def fit_weights(probs: Floats, truth: NDArray[np.intp], prior: Floats, strength:
 
 
 def penalised_nll(
-    w: Floats, evidence: Floats, truth: NDArray[np.intp], log_prior: Floats, start: Floats, strength: float
+    w: Floats, evidence: Floats, truth: Truth, log_prior: Floats, start: Floats, strength: float
 ) -> tuple[float, Floats]:
     """Compute what `fit_weights` minimises, and its gradient of shape (M,).
 
@@ -186,9 +159,3 @@ def penalised_nll(
     said = evidence[:, rows, truth].sum(axis=1)
     expected = np.einsum("nk,mnk->m", np.exp(log_p), evidence)
     return float(value), expected - said + 2 * strength * away
-
-
-def nll_of(probs: Floats, truth: NDArray[np.intp], prior: Floats) -> float:
-    """Mean NLL in nats; a failed row is charged the prior's, so failing never looks better than answering."""
-    said = np.where(np.isnan(probs).any(axis=1, keepdims=True), prior, probs)
-    return float(-np.log(np.maximum(said[np.arange(len(truth)), truth], TINY)).mean())

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from secondlook.orchestrator.fitted import Model
 from secondlook.orchestrator.gate import units_needed
+from secondlook.orchestrator.pool import Pool
 from secondlook.orchestrator.track_record import Measure
 
 TIGHTER = (0.02, 0.01)
@@ -53,11 +54,12 @@ def _weights(model: Model) -> Table:
     table = Table(title="Fusion", title_justify="left")
     for name in ("look", "decides", "held-out NLL", "weights"):
         table.add_column(name)
-    for look, pool in model.fusions.items():
-        nll = pool.nll.get("pool", math.nan) if pool.pooled else pool.nll[pool.best_agent]
-        versus = f"{nll:.4f} (best agent {pool.nll[pool.best_agent]:.4f})"
-        weights = ", ".join(f"{a} {w:.2f}" for a, w in zip(pool.agents, pool.weights, strict=True))
-        table.add_row(str(look), pool.fused_by, versus, weights)
+    for look, fusion in model.fusions.items():
+        best = fusion.agent_nll.get(fusion.best_agent, math.nan)
+        versus = f"{fusion.nll:.4f} (best agent {best:.4f})"
+        weights = fusion.weights if isinstance(fusion, Pool) else ()
+        said = ", ".join(f"{a} {w:.2f}" for a, w in zip(fusion.agents, weights, strict=False))
+        table.add_row(str(look), fusion.fused_by, versus, said)
     return table
 
 

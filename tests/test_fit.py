@@ -155,8 +155,8 @@ def test_no_stage_tells_a_group_what_its_own_labels_are() -> None:
     assert (after[0].probs[others] != before[0].probs[others]).any()
 
     one, two = (fit_look(before, s, np.ones(len(truth)), folds).fitted for s in (split, changed))
-    assert one.fusion.pooled
-    assert two.fusion.pooled
+    assert one.fusion.kind == "pool"
+    assert two.fusion.kind == "pool"
     np.testing.assert_array_equal(two.beliefs[own], one.beliefs[own])
     assert (two.beliefs[others] != one.beliefs[others]).any()
 

@@ -315,7 +315,7 @@ def test_too_few_cases_for_a_level_give_every_label() -> None:
     assert conformal_limit(np.array([[0.9, 0.1]] * 5), np.zeros(5, dtype=np.intp), 0.9) == 1.0
 
 
-POOL = Pool(agents=("a",), prior=(0.5, 0.5), weights=(1.0,), best_agent="a", pooled=False, nll={}, n=0)
+POOL = Pool(agents=("a",), prior=(0.5, 0.5), weights=(1.0,))
 SURE = np.array([[[0.99, 0.01]]])
 
 

@@ -124,7 +124,7 @@ def test_the_random_batches_reach_every_reason_and_both_looks(pipeline: Pipeline
     assert {v.reason for v in verdicts} == {"trusted", "low_trust", "stranger", "no_outcome"}
     assert {(v.action, len(v.looks)) for v in verdicts} == {("accept", 1), ("accept", 2), ("review", 1), ("review", 2)}
     stood_in = {trail.fused_by for v in verdicts for trail in v.looks}
-    assert stood_in == {"best agent: scripted", "equal weights, as all with weight failed", "log-linear pool"}
+    assert stood_in == {"best agent: scripted", "linear-head, as those before it failed", "log-linear pool"}
 
 
 def test_without_a_threshold_nothing_is_accepted_and_the_reason_says_so() -> None:

@@ -10,17 +10,10 @@ from numpy.typing import NDArray
 from scipy.optimize import check_grad
 from strategies import Panel, panels
 
+from secondlook.orchestrator.fusion import nll_of, prior_of
 from secondlook.orchestrator.opinions import Opinions
-from secondlook.orchestrator.pool import (
-    Pool,
-    fit_pool,
-    fit_weights,
-    fuse,
-    nll_of,
-    penalised_nll,
-    prior_of,
-    starting_weights,
-)
+from secondlook.orchestrator.policies import fit_fusion
+from secondlook.orchestrator.pool import Pool, fit_pool, fit_weights, fuse, penalised_nll, starting_weights
 
 Floats = NDArray[np.float64]
 
@@ -44,10 +37,8 @@ def agent(truth: NDArray[np.intp], k: int, skill: float, rng: np.random.Generato
     return softmax(rng.normal(size=(len(truth), k)) + skill * np.eye(k)[truth])
 
 
-def pool_of(weights: tuple[float, ...], *, pooled: bool = True, k: int = 2) -> Pool:
-    names = tuple(f"a{m}" for m in range(len(weights)))
-    best = names[int(np.argmax(weights))]
-    return Pool(agents=names, prior=(1 / k,) * k, weights=weights, best_agent=best, pooled=pooled, nll={}, n=0)
+def pool_of(weights: tuple[float, ...], k: int = 2) -> Pool:
+    return Pool(agents=tuple(f"a{m}" for m in range(len(weights))), prior=(1 / k,) * k, weights=weights)
 
 
 def test_two_agents_are_pooled_as_by_hand() -> None:
@@ -158,11 +149,11 @@ def test_an_agent_that_knows_nothing_gets_little_weight(rng: np.random.Generator
 def test_independent_agents_are_pooled_and_the_pool_is_better(rng: np.random.Generator) -> None:
     truth = rng.integers(0, 3, 300).astype(np.intp)
     probs = np.stack([agent(truth, 3, 1.5, rng) for _ in range(3)])
-    pool, beliefs = fit_pool(Opinions.uncalibrated(("a", "b", "c"), probs), truth, folds_of(300))
-    assert pool.pooled
-    assert pool.fused_by == "log-linear pool"
-    assert pool.nll["pool"] < min(pool.nll[name] for name in "abc")
-    np.testing.assert_allclose(nll_of(beliefs, truth, np.array(pool.prior)), pool.nll["pool"])
+    fusion, beliefs = fit_fusion("pool", Opinions.uncalibrated(("a", "b", "c"), probs), truth, folds_of(300))
+    assert isinstance(fusion, Pool)
+    assert fusion.fused_by == "log-linear pool"
+    assert fusion.nll < min(fusion.agent_nll.values())
+    np.testing.assert_allclose(nll_of(beliefs, truth, np.array(fusion.prior)), fusion.nll)
 
 
 def test_where_the_pool_is_no_better_the_best_agent_decides(rng: np.random.Generator) -> None:
@@ -170,26 +161,22 @@ def test_where_the_pool_is_no_better_the_best_agent_decides(rng: np.random.Gener
     best = softmax(2.5 * rng.normal(size=(40, 3)))
     truth = np.array([rng.choice(3, p=row) for row in best], dtype=np.intp)
     probs = np.stack([softmax(4 * rng.normal(size=(40, 3))), best])
-    pool, beliefs = fit_pool(Opinions.uncalibrated(("noise", "best"), probs), truth, folds_of(40))
-    assert not pool.pooled
-    assert pool.best_agent == "best"
-    assert pool.fused_by == "best agent: best"
-    assert pool.weights == (0.0, 1.0)
+    fusion, beliefs = fit_fusion("pool", Opinions.uncalibrated(("noise", "best"), probs), truth, folds_of(40))
+    assert (fusion.kind, fusion.best_agent, fusion.fused_by) == ("best_agent", "best", "best agent: best")
     np.testing.assert_allclose(beliefs, best, atol=1e-9)
 
 
 def test_without_folds_the_best_agent_decides(rng: np.random.Generator) -> None:
     truth = rng.integers(0, 3, 60).astype(np.intp)
     probs = np.stack([agent(truth, 3, skill, rng) for skill in (1.0, 3.0)])
-    pool, _ = fit_pool(Opinions.uncalibrated(("weak", "strong"), probs), truth, None)
-    assert (pool.pooled, pool.best_agent) == (False, "strong")
-    assert "pool" not in pool.nll
+    fusion, _ = fit_fusion("pool", Opinions.uncalibrated(("weak", "strong"), probs), truth, None)
+    assert (fusion.kind, fusion.best_agent) == ("best_agent", "strong")
+    assert np.isnan(fusion.nll)
 
 
-@pytest.mark.parametrize("pooled", [True, False])
-def test_where_everybody_with_weight_failed_whoever_answered_stands_in_equally(pooled: bool) -> None:
+def test_where_everybody_with_weight_failed_whoever_answered_stands_in_equally() -> None:
     # Uniform prior, M = 3: two stand in with weight 1/3 each, odds (9 * 9) ** (1/3) : 1.
-    pool = pool_of((1.0, 0.0, 0.0), pooled=pooled)
+    pool = pool_of((1.0, 0.0, 0.0))
     probs = np.array([[[np.nan, np.nan]], [[0.9, 0.1]], [[0.9, 0.1]]])
     odds = 81 ** (1 / 3)
     opinions = Opinions.uncalibrated(pool.agents, probs)
@@ -206,11 +193,10 @@ def test_held_out_the_belief_is_never_worse_than_the_best_agent(k: int, m: int, 
     truth = rng.integers(0, k, 40).astype(np.intp)
     probs = np.stack([agent(truth, k, rng.uniform(-1, 4), rng) for _ in range(m)])
     names = tuple(f"a{i}" for i in range(m))
-    pool, beliefs = fit_pool(Opinions.uncalibrated(names, probs), truth, folds_of(40))
-    best = min(pool.nll[name] for name in names)
-    assert nll_of(beliefs, truth, np.array(pool.prior)) <= best + 1e-9
-    assert len(pool.prior) == k
-    assert pool.n == 40
+    fusion, beliefs = fit_fusion("pool", Opinions.uncalibrated(names, probs), truth, folds_of(40))
+    best = min(fusion.agent_nll[name] for name in names)
+    assert nll_of(beliefs, truth, prior_of(truth, k)) <= best + 1e-9
+    assert fusion.n == 40
 
 
 def test_no_row_is_judged_by_weights_or_a_prior_fitted_on_it(rng: np.random.Generator) -> None:
@@ -220,8 +206,7 @@ def test_no_row_is_judged_by_weights_or_a_prior_fitted_on_it(rng: np.random.Gene
     lied = truth.copy()
     lied[0] = (truth[0] + 1) % 3  # a case of the first fold, which is every fifth case
     other, after = fit_pool(Opinions.uncalibrated(("a", "b", "c"), probs), lied, folds_of(100))
-    assert pool.pooled
-    assert other.pooled
+    assert pool != other
     np.testing.assert_allclose(after[::5], beliefs[::5], atol=1e-12)
 
 
@@ -238,14 +223,15 @@ def test_an_impossible_label_keeps_every_number_finite() -> None:
     truth = np.array([1, 0], dtype=np.intp)
     pool, beliefs = fit_pool(Opinions.uncalibrated(("a", "b"), probs), truth, folds_of(2, 2))
     assert np.isfinite(beliefs).all()
-    assert np.isfinite(list(pool.nll.values())).all()
+    assert np.isfinite(pool.fuse(Opinions.uncalibrated(("a", "b"), probs))).all()
 
 
 def test_a_pool_is_the_same_after_json(rng: np.random.Generator) -> None:
     truth = rng.integers(0, 3, 60).astype(np.intp)
     probs = np.stack([agent(truth, 3, 1.5, rng) for _ in range(2)])
     opinions = Opinions.uncalibrated(("a", "a@2"), probs)
-    pool, _ = fit_pool(opinions, truth, folds_of(60))
+    pool, _ = fit_fusion("pool", opinions, truth, folds_of(60))
+    assert isinstance(pool, Pool)
     again = Pool.model_validate_json(pool.model_dump_json())
     assert again == pool
     np.testing.assert_array_equal(again.fuse(opinions), pool.fuse(opinions))

@@ -25,6 +25,7 @@ from secondlook.orchestrator.fitted import Arrays, Model, Split
 from secondlook.orchestrator.gate import Gate
 from secondlook.orchestrator.nodes import Nodes
 from secondlook.orchestrator.pool import Pool
+from secondlook.orchestrator.rules import Single
 from secondlook.orchestrator.track_record import FlipLedger, Measure, TrackRecord
 from secondlook.orchestrator.trust_model import Trust
 from secondlook.retrieval.index import Index, IndexManifest
@@ -127,9 +128,9 @@ def toy_model(threshold: float | None = 0.7) -> Model:
         calibrators={"scripted": {1: Calibrator(), 2: Calibrator(kind="vector", scale=(1.0,) * 3, bias=(0.0,) * 3)}},
         fusions={
             # The first look listens to one agent, so that others must stand in where it fails.
-            1: Pool(agents=first, prior=prior, weights=(1.0, 0.0), best_agent="scripted", pooled=False, nll={}, n=60),
-            2: Pool(agents=second, prior=prior, weights=(0.3, 0.1, 0.3, 0.2, 0.4), best_agent="scripted", pooled=True,
-                    nll={"scripted": 0.4, "pool": 0.3}, n=60),
+            1: Single(kind="best_agent", agents=first, order=first, n=60),
+            2: Pool(agents=second, prior=prior, weights=(0.3, 0.1, 0.3, 0.2, 0.4), agent_nll={"scripted": 0.4}, nll=0.3,
+                    n=60),
         },
         trusts={1: Trust(intercept=-0.3), 2: Trust(intercept=0.1, coefficients=(0.8, 0.2, 0.3, 0.1), n=60, n_wrong=9)},
         gate=Gate(threshold=threshold, stranger_limit=0.04, set_limit=0.8),
