@@ -12,7 +12,7 @@ Scale = Literal["logit", "probability", "vote", "stated", "sampled"]
 - ``logit``: unnormalised log-probabilities, softmax makes a distribution of them
 - ``probability``: a distribution; after calibration, one that was measured
 - ``vote``: shares of (weighted) neighbours
-- ``stated``: a label and a verbal confidence
+- ``stated``: a label and a verbal confidence, 0 to 1: the confidence at the label, zeros elsewhere (see `stated`)
 - ``sampled``: shares of n draws
 """
 
@@ -44,3 +44,42 @@ class Failure(Frozen):
 
 
 Outcome = Prediction | Failure
+
+LEAST = 1e-9
+"""What a stated confidence of 0 counts as, so that its label stays the top one."""
+
+
+def stated(agent: str, look: int, label: int, confidence: float | None, n_labels: int) -> Prediction:
+    """Write down a label and how sure the agent says it is.
+
+    Parameters
+    ----------
+    agent : str
+    look : int
+    label : int
+        Its index.
+    confidence : float or None
+        0 to 1; None where the agent named a label only, which is then taken at its word: as 1, like every other answer
+        of such an agent, so that calibration learns from the label alone.
+    n_labels : int
+        K.
+
+    Raises
+    ------
+    ValueError
+        When there is no such label, or the confidence is not in [0, 1].
+
+    Examples
+    --------
+    >>> stated("words", 1, 2, 0.85, 3).scores
+    (0.0, 0.0, 0.85)
+    >>> stated("words", 1, 2, 0.0, 3).top
+    2
+    """
+    sure = 1.0 if confidence is None else confidence
+    if not 0 <= sure <= 1:
+        raise ValueError(f"confidence: expected 0 to 1, got {confidence}")
+    if not 0 <= label < n_labels:
+        raise ValueError(f"label: expected 0 to {n_labels - 1}, got {label}")
+    scores = tuple(max(sure, LEAST) if k == label else 0.0 for k in range(n_labels))
+    return Prediction(agent=agent, look=look, scale="stated", scores=scores)

@@ -10,7 +10,7 @@ from anyio.from_thread import start_blocking_portal
 from numpy.typing import NDArray
 
 from secondlook.agents.base import Agent
-from secondlook.agents.calibration import Calibrator, fit_calibrator, log_distribution
+from secondlook.agents.calibration import Calibrator, fit_calibrator, log_distributions
 from secondlook.agents.case import Case
 from secondlook.agents.prediction import Failure, Outcome
 from secondlook.orchestrator.evidence import with_evidence
@@ -36,6 +36,8 @@ class Answers:
         Calibrated, cross-fitted.
     calibrator : Calibrator
         Fitted on all N.
+    stated : ndarray of shape (N,), optional
+        The confidences in the agent's own words, nan where there is none; None where it never stated one.
     """
 
     agent: str
@@ -43,6 +45,7 @@ class Answers:
     raw: Floats
     probs: Floats
     calibrator: Calibrator
+    stated: Floats | None = None
 
     @property
     def column(self) -> str:
@@ -105,8 +108,13 @@ def calibrate_all(
         ok = np.array([not isinstance(outcome, Failure) for outcome in row], dtype=np.bool_)
         calibrator = Calibrator()
         if said:
-            log_q = log_distribution(np.array([outcome.scores for outcome in said]), said[0].scale)
-            calibrator, probs[ok] = fit_calibrator(log_q, truth[ok], None if folds is None else folds[ok])
+            log_q, scale = log_distributions(said)
+            calibrator, probs[ok] = fit_calibrator(log_q, truth[ok], None if folds is None else folds[ok], scale)
             raw[ok] = np.exp(log_q)
-        found.append(Answers(row[0].agent, row[0].look, raw, probs, calibrator))
+        found.append(Answers(row[0].agent, row[0].look, raw, probs, calibrator, _stated(row)))
     return found
+
+
+def _stated(row: Sequence[Outcome]) -> Floats | None:
+    words = [max(o.scores) if not isinstance(o, Failure) and o.scale == "stated" else np.nan for o in row]
+    return None if np.isnan(words).all() else np.array(words)

@@ -38,7 +38,11 @@ class TrackRecord(Frozen):
     precision: dict[str, Measure]
     """Per predicted label, shrunk towards the accuracy by two cases' worth."""
     calibrator: str
-    """`none`, `temperature` or `vector`, with its numbers in words."""
+    """`none`, `temperature`, `vector` or `answer table`, with its numbers in words."""
+    confidences: int = 0
+    """Distinct confidences that the agent itself gave, before calibration, counted to six decimals."""
+    degenerate: str = ""
+    """What is wrong with them, such as `says .95 to everything`; empty where nothing is."""
 
 
 class FlipLedger(Frozen):

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 from strategies import labelled
 
-from secondlook.agents.calibration import PRIOR_SD, Calibrated, Calibrator, fit_calibrator, log_distribution
+from secondlook.agents.calibration import Calibrated, Calibrator, fit_calibrator, log_distribution
 from secondlook.agents.case import Case, Evidence
 from secondlook.agents.errors import NotFittedError
 from secondlook.agents.fakes import ScriptedAgent
 from secondlook.agents.folds import grouped_folds
 from secondlook.agents.photo import Photo
 from secondlook.agents.prediction import Outcome, Prediction, Scale
+from secondlook.agents.temperature import PRIOR_SD
 from secondlook.eval.reliability import ece
 
 Floats = NDArray[np.float64]
