@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from secondlook.agents.answer_table import DECIMALS
 from secondlook.agents.calibration import Calibrator
 from secondlook.eval.bootstrap import Interval, clustered_bootstrap, mean_interval
+from secondlook.eval.held_out import Answers
 from secondlook.eval.proper_scores import brier, nll
 from secondlook.eval.reliability import auroc_of_confidence, ccc, ece, ocr
 from secondlook.orchestrator.panel import column
@@ -22,6 +23,20 @@ FEW = 6
 """An agent whose words know this many confidences or fewer is named, once it has answered enough cases."""
 ENOUGH = 20
 Floats = NDArray[np.float64]
+
+
+def track_records(
+    answers: Sequence[Answers],
+    truth: NDArray[np.intp],
+    groups: Sequence[str],
+    labels: Sequence[str],
+    rng: np.random.Generator,
+) -> tuple[TrackRecord, ...]:
+    """Measure every agent at every look; see `track_record`."""
+    return tuple(
+        track_record(a.agent, a.look, a.probs, a.raw, truth, groups, labels, a.calibrator, rng, a.stated)
+        for a in answers
+    )
 
 
 def track_record(
