@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -48,6 +49,8 @@ class Task(Frozen):
     """Descriptions of a label, put into prompt templates; a label without any is described by its own name."""
     negatives: tuple[str, ...] = ()
     """Descriptions of what the images are not; used to recognise strangers, never as labels."""
+    costs: tuple[tuple[float, ...], ...] | None = None
+    """K rows of K: costs[truth][label] of calling a truth by a label, in any unit; None where all errors are alike."""
 
     @model_validator(mode="after")
     def _closed_list(self) -> Self:
@@ -61,11 +64,26 @@ class Task(Frozen):
         unknown = sorted(set(self.phrases) - set(self.labels))
         if unknown:
             raise ConfigError(f"Descriptions of unknown labels: {unknown}.", f"The labels are {list(self.labels)}.")
+        if self.costs is not None:
+            _check_costs(self.costs, self.labels)
         return self
 
     def phrases_of(self, label: str) -> tuple[str, ...]:
         """Return the descriptions of a label, or its name with dashes and underscores read as spaces."""
         return self.phrases.get(label) or (label.replace("-", " ").replace("_", " "),)
+
+
+def _check_costs(costs: tuple[tuple[float, ...], ...], labels: tuple[str, ...]) -> None:
+    k = len(labels)
+    form = "Give for each truth the cost of each label: 0 or more, 0 where they are the same, some above 0."
+    if len(costs) != k or any(len(row) != k for row in costs):
+        raise ConfigError(f"costs: expected {k} rows of {k}, got rows of {[len(row) for row in costs]}.", form)
+    for truth, row in zip(labels, costs, strict=True):
+        for label, cost in zip(labels, row, strict=True):
+            if not math.isfinite(cost) or cost < 0 or (label == truth and cost):
+                raise ConfigError(f"costs: to call {truth!r} {label!r} cannot cost {cost:g}.", form)
+    if not any(map(any, costs)):
+        raise ConfigError("costs: no error costs anything.", form)
 
 
 class Neighbour(Frozen):

@@ -22,10 +22,11 @@ from secondlook.agents.typicality import Typicality, fit_stranger_scores
 from secondlook.eval.cases import read_dataset, readable
 from secondlook.eval.dataset import Dataset, LabelledCase, check_counts, check_disjoint, digest_of_split
 from secondlook.eval.embedded import Embedded, embed_split
+from secondlook.eval.gate_fit import choose_gates
 from secondlook.eval.held_out import ask_blocking, calibrate_all
-from secondlook.eval.look_fit import LookFit, count_flips, final_beliefs, fit_look, opinions_of
+from secondlook.eval.look_fit import LookFit, fit_look, opinions_of
 from secondlook.eval.progress import Progress, silent
-from secondlook.eval.record import track_record
+from secondlook.eval.record import confidence_notes, track_records
 from secondlook.eval.splits import split_by_group, with_digests
 from secondlook.eval.task_file import read_task, read_templates
 from secondlook.orchestrator.build import raw_panels
@@ -42,7 +43,8 @@ from secondlook.orchestrator.fitted import (
     fresh_folder,
     save_model,
 )
-from secondlook.orchestrator.gate import Gate, choose_threshold, conformal_limit, units_needed
+from secondlook.orchestrator.gate import Gate, units_needed
+from secondlook.orchestrator.loss import Loss
 from secondlook.orchestrator.policies import available, fit_all
 from secondlook.orchestrator.track_record import FlipLedger
 from secondlook.prompts import Prompt
@@ -195,19 +197,15 @@ def _fit_all(
     k = len(task.labels)
     first = calibrate_all(first_said, calibration.truth, folds, k)
     second = calibrate_all(second_said, calibration.truth, folds, k)
-    looks = {1: fit_look(first, calibration, typicality, folds, config.fusion)}
+    loss = Loss(costs=task.costs)
+    looks = {1: fit_look(first, calibration, typicality, folds, config.fusion, loss)}
     alternatives = fit_all(opinions_of([*first, *second]), calibration.truth, folds)
-    looks[2] = fit_look([*first, *second], calibration, typicality, folds, config.fusion)
+    looks[2] = fit_look([*first, *second], calibration, typicality, folds, config.fusion, loss)
     step("choosing the threshold")
-    gates, ledger = _choose_gates(config, looks, typicality, calibration, folds)
-    use_second = config.second_look and ledger.net > 0
+    gates, ledger = choose_gates(config, looks, typicality, calibration, folds, loss)
+    use_second = config.second_look and ledger.saved > 0
     gate = gates[2 if use_second else 1]
-    records = tuple(
-        track_record(
-            a.agent, a.look, a.probs, a.raw, calibration.truth, calibration.groups, task.labels, a.calibrator, rng
-        )
-        for a in (*first, *second)
-    )
+    records = track_records((*first, *second), calibration.truth, calibration.groups, task.labels, rng)
     calibrators: dict[str, dict[int, Calibrator]] = {}
     for a in (*first, *second):
         calibrators.setdefault(a.agent, {})[a.look] = a.calibrator
@@ -226,36 +224,15 @@ def _fit_all(
         second_look=use_second,
         ledger=ledger,
         records=records,
-        notes=tuple(
-            [*notes, *_warnings(calibration, config, folds), *_decisions(config, looks, gate, ledger, use_second)]
+        notes=(
+            *notes,
+            *_warnings(calibration, config, folds),
+            *confidence_notes(records),
+            *_decisions(config, looks, gate, ledger, use_second),
         ),
         versions={name: version(name) for name in ("secondlook", "torch", "open_clip_torch", "chromadb")},
     )
     return model, Arrays(classifier, head, strangers, typical)
-
-
-def _choose_gates(
-    config: Config,
-    looks: dict[int, LookFit],
-    typicality: Floats,
-    split: Embedded,
-    folds: NDArray[np.intp] | None,
-) -> tuple[dict[int, Gate], FlipLedger]:
-    """Choose a gate for runs of one look and one for runs of two, each with the prediction sets of its last beliefs."""
-    gate = Gate(
-        target_risk=config.target_risk,
-        delta=config.delta,
-        stranger_limit=config.stranger_limit,
-        set_level=config.set_level,
-    )
-    gates: dict[int, Gate] = {}
-    for n, data in ((1, [looks[1].data]), (2, [looks[1].data, looks[2].data])):
-        # Without folds trust was fitted on the very cases it would be tested on, which proves nothing.
-        gates[n] = gate if folds is None else choose_threshold(gate, data, typicality, split.groups)
-        last = looks[1].fitted.beliefs if n == 1 else final_beliefs(looks[1], looks[2], gates[n], typicality)
-        limit = conformal_limit(last, split.truth, config.set_level)
-        gates[n] = gates[n].model_copy(update={"set_limit": limit})
-    return gates, count_flips(looks[1], looks[2], gates[1], typicality, split.truth)
 
 
 def _warnings(split: Embedded, config: Config, folds: NDArray[np.intp] | None) -> list[str]:
@@ -287,6 +264,8 @@ def _decisions(
                 else f"Look {look}: there is no {asked} yet; {fusion.best_agent} decides."
             )
     flips = f"on {ledger.asked} held-out cases it fixed {ledger.fixed} labels and broke {ledger.broken}"
+    if gate.loss == "cost":
+        flips += f", which saved {ledger.saved:.3g} of the largest cost"
     if use_second:
         said.append(f"The second look is on: {flips}.")
     elif config.second_look:
@@ -295,9 +274,8 @@ def _decisions(
         said.append("The second look is off by configuration.")
     if gate.threshold is None:
         said.append(
-            f"No threshold can promise an error under {gate.target_risk:.0%} with probability {1 - gate.delta:.0%}: "
-            f"even without a single error {units_needed(gate.target_risk, gate.delta)} groups with an accepted case "
-            "would be needed. "
+            f"No threshold can promise {gate.promise} with probability {1 - gate.delta:.0%}: even without a single "
+            f"error {units_needed(gate.target_risk, gate.delta)} groups with an accepted case would be needed. "
             "Everything goes to review."
         )
     return said

@@ -12,6 +12,7 @@ from secondlook.eval.embedded import Embedded
 from secondlook.eval.held_out import Answers
 from secondlook.orchestrator.fusion import Fitted
 from secondlook.orchestrator.gate import Gate, LookData
+from secondlook.orchestrator.loss import Loss
 from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.policies import PolicyName, available, do_no_harm, fit_fusion
 from secondlook.orchestrator.track_record import FlipLedger
@@ -28,7 +29,7 @@ class LookFit:
     trust: Trust
     data: LookData
     labels: NDArray[np.intp]
-    """Top label of each cross-fitted belief, of shape (N,)."""
+    """Of each cross-fitted belief, by the task's costs; of shape (N,)."""
 
 
 def opinions_of(answers: Sequence[Answers]) -> Opinions:
@@ -43,6 +44,7 @@ def fit_look(
     typicality: Floats,
     folds: NDArray[np.intp] | None,
     policy: PolicyName = "pool",
+    loss: Loss | None = None,
 ) -> LookFit:
     """Fit fusion and trust on calibrated answers, everything cross-fitted.
 
@@ -52,10 +54,11 @@ def fit_look(
     opinions = opinions_of(answers)
     named = policy if policy in available(opinions.columns) else "best_agent"
     fitted = do_no_harm(fit_fusion(named, opinions, split.truth, folds), opinions, split.truth, folds)
-    labels = fitted.beliefs.argmax(axis=1)
-    right = labels == split.truth
-    trust, held_out = fit_trust(features(fitted.beliefs, opinions.probs, typicality), right, folds)
-    return LookFit(fitted, trust, LookData(held_out, ~right), labels)
+    loss = loss or Loss()
+    labels = loss.labels(fitted.beliefs)
+    x = features(fitted.beliefs, opinions.probs, typicality, labels)
+    trust, held_out = fit_trust(x, labels == split.truth, folds)
+    return LookFit(fitted, trust, LookData(held_out, loss.of(labels, split.truth)), labels)
 
 
 def final_beliefs(first: LookFit, second: LookFit, gate: Gate, typicality: Floats) -> Floats:
@@ -69,9 +72,11 @@ def count_flips(first: LookFit, second: LookFit, gate: Gate, typicality: Floats,
     asked = ~gate.accepts(first.data.trust, typicality, last=False)
     before, after = first.labels[asked] == truth[asked], second.labels[asked] == truth[asked]
     changed = first.labels[asked] != second.labels[asked]
+    saved = first.data.loss[asked].astype(np.float64) - second.data.loss[asked]
     return FlipLedger(
         asked=int(asked.sum()),
         fixed=int((~before & after).sum()),
         broken=int((before & ~after).sum()),
+        saved=float(saved.sum()),
         changed_between_wrongs=int((~before & ~after & changed).sum()),
     )

@@ -31,6 +31,9 @@ REVIEWS = {
     "stranger": "resembles nothing the model was fitted on",
     "no_threshold": "no threshold can promise the target risk",
     "no_outcome": "no agent could answer",
+    "budget": "the budget does not allow the look that was left",
+    "unproven": "something has changed since its trust was measured",
+    "drift": "what is measured has moved away from what the model was fitted on",
     "trusted": "trusted, yet sent to review",
 }
 

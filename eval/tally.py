@@ -100,8 +100,8 @@ class Tally:
         self.trust.append(-1.0 if row.trust is None else row.trust)
         self.confidence.append(float("nan") if row.confidence is None else row.confidence)
         self.correct.append(not row.wrong)
-        if len(row.looks) > 1 and (first := row.looks[0].probs):
-            before = row.labels[first.index(max(first))] == row.truth
+        if len(row.looks) > 1 and row.first_label is not None:
+            before = row.first_label == row.truth
             self.fixed += not before and not row.wrong
             self.broken += before and row.wrong
 

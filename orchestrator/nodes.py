@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -16,9 +16,11 @@ from secondlook.agents.prediction import Failure, Outcome
 from secondlook.orchestrator.evidence import with_evidence
 from secondlook.orchestrator.fitted import Arrays, Model
 from secondlook.orchestrator.gate import Gate
-from secondlook.orchestrator.judgement import Decision, Judgement, explain, judge
-from secondlook.orchestrator.panel import ask, opinion, stack
-from secondlook.orchestrator.verdict import LookTrail, Verdict
+from secondlook.orchestrator.judgement import Decision, Hold, Judgement, explain, judge
+from secondlook.orchestrator.loss import UNKNOWN, Loss
+from secondlook.orchestrator.panel import ask, cost_of, opinion, stack
+from secondlook.orchestrator.spending import Spending
+from secondlook.orchestrator.verdict import LookTrail, Reason, Verdict
 from secondlook.retrieval.search import Searcher
 
 
@@ -38,6 +40,15 @@ class State(TypedDict):
     verdicts: dict[int, Verdict]
 
 
+class Decided(NamedTuple):
+    """What becomes of a case at a look, the budget included."""
+
+    decision: Decision
+    reason: Reason
+    refused: str = ""
+    """Which limits of the budget the next look would exceed."""
+
+
 @dataclass(frozen=True)
 class Nodes:
     """What the nodes work with.
@@ -54,6 +65,10 @@ class Nodes:
         Returns the one Searcher; called when it is first needed, since opening an index takes a second.
     looks : int
         1 where second looks are off, 2 where they are on.
+    hold : callable
+        Returns for a look why nothing is accepted at it for the time being; None where there is no reason.
+    spending : Spending
+        What is spent of the budget: that of a run is for everything judged with these nodes, in this process.
     """
 
     model: Model
@@ -62,6 +77,12 @@ class Nodes:
     panels: dict[int, Sequence[Agent]]
     open_searcher: Callable[[], Searcher]
     looks: int = 2
+    hold: Callable[[int], Hold | None] = lambda look: None
+    spending: Spending = field(init=False)
+
+    def __post_init__(self) -> None:
+        costs = {look: cost_of(agents, look) for look, agents in self.panels.items()}
+        object.__setattr__(self, "spending", Spending(self.model.config.budget, costs))
 
     @property
     def gate(self) -> Gate:
@@ -69,13 +90,22 @@ class Nodes:
         return self.model.gate_for(self.looks)
 
     async def place(self, state: State) -> dict[str, object]:
-        """Measure how typical each image is."""
+        """Measure how typical each image is, and leave out what the budget allows no look at."""
         found = self.embedder.embed([case.photo for case in state["cases"]])
         typicality = np.full(len(state["cases"]), np.nan)
         if found.ok.size:
             scores = self.arrays.strangers.of(found.vectors[found.ok])
             typicality[found.ok] = self.arrays.typicality.of(scores)
-        return {"typicality": tuple(typicality.tolist())}
+        state = State(**{**state, "typicality": tuple(typicality.tolist())})
+        refused = {i: why for i in state["pending"] if (why := self.spending.pay(1))}
+        trails = {i: (self._unseen(why),) for i, why in refused.items()}
+        every = self.model.task.labels
+        return {
+            "typicality": state["typicality"],
+            "pending": tuple(i for i in state["pending"] if i not in refused),
+            "trails": trails,
+            "verdicts": {i: self._verdict(state, i, "budget", trail, every) for i, trail in trails.items()},
+        }
 
     async def ask(self, state: State) -> dict[str, object]:
         """Ask this look's panel about the pending cases."""
@@ -89,24 +119,33 @@ class Nodes:
     async def judge(self, state: State) -> dict[str, object]:
         """Fuse, trust and decide; cases that are decided get their verdict."""
         look, pending = state["look"], state["pending"]
-        fusion = self.model.fusions[look]
+        if not pending:
+            return {}
+        fusion, labels = self.model.fusions[look], self.model.task.labels
         rows = {name: [state["outcomes"][i][name] for i in pending] for name in fusion.agents}
-        opinions = stack(rows, fusion.agents, len(self.model.task.labels))
-        typicality = np.array([state["typicality"][i] for i in pending])
-        may_look_again = look < self.looks
-        trust = self.model.trusts[look]
-        found = judge(fusion, trust, self.gate, opinions, typicality, may_look_again=may_look_again)
-        sets = self.gate.prediction_sets(found.belief)
-        trails, verdicts = dict(state["trails"]), dict(state["verdicts"])
+        opinions = stack(rows, fusion.agents, len(labels))
+        found = judge(
+            fusion,
+            self.model.trusts[look],
+            self.gate,
+            opinions,
+            np.array([state["typicality"][i] for i in pending]),
+            may_look_again=look < self.looks,
+            loss=Loss(costs=self.model.task.costs),
+            hold=(held := self.hold(look)),
+        )
+        sets = self.gate.sets.of(found.belief)
+        trails, verdicts, left = dict(state["trails"]), dict(state["verdicts"]), []
         for row, i in enumerate(pending):
-            trail = self._trail(state, i, look, found, row)
+            decided = self._afford(found.decisions[row], found.reasons[row], look)
+            trail = self._trail(state, i, look, found, row, decided, held)
             trails[i] = (*trails.get(i, ()), trail)
-            if trail.decision != "look_again":
-                inside = tuple(x for x, member in zip(self.model.task.labels, sets[row], strict=True) if member)
-                verdicts[i] = self._verdict(state, i, found, row, trails[i], inside)
-        again: tuple[Decision, ...] = found.decisions
-        left = tuple(i for row, i in enumerate(pending) if again[row] == "look_again")
-        return {"trails": trails, "verdicts": verdicts, "pending": left}
+            if trail.decision == "look_again":
+                left.append(i)
+                continue
+            inside = tuple(x for x, member in zip(labels, sets[row], strict=True) if member or x == trail.label)
+            verdicts[i] = self._verdict(state, i, decided.reason, trails[i], inside)
+        return {"trails": trails, "verdicts": verdicts, "pending": tuple(left)}
 
     async def gather(self, state: State) -> dict[str, object]:
         """Retrieve labelled neighbours for the pending cases and put them into the cases."""
@@ -122,31 +161,50 @@ class Nodes:
             cases[i] = case
         return {"cases": tuple(cases), "look": state["look"] + 1}
 
-    def _trail(self, state: State, i: int, look: int, found: Judgement, row: int) -> LookTrail:
+    def _afford(self, decision: Decision, reason: Reason, look: int) -> Decided:
+        """Pay for another look where one was decided; without the money, the case goes to review."""
+        refused = self.spending.pay(look + 1) if decision == "look_again" else ""
+        if not refused:
+            return Decided(decision, reason)
+        # A stranger, or a case without a threshold, would have gone to review after another look too.
+        return Decided("review", "budget" if reason == "low_trust" else reason, refused)
+
+    def _trail(
+        self, state: State, i: int, look: int, found: Judgement, row: int, decided: Decided, held: Hold | None
+    ) -> LookTrail:
         fusion, gate = self.model.fusions[look], self.gate
         labels = self.model.task.labels
         outcomes = {name: state["outcomes"][i][name] for name in fusion.agents}
         opinions = tuple(opinion(outcome, labels) for outcome in outcomes.values())
-        errors = "; ".join(dict.fromkeys(o.error for o in opinions if o.error))
-        decision, reason = found.decisions[row], found.reasons[row]
-        known = reason != "no_outcome"
+        decision, reason, refused = decided
+        because = held.why if held and reason == held.reason else ""
+        known = found.labels[row] != UNKNOWN
+        if not known:
+            because = "; ".join(dict.fromkeys(o.error for o in opinions if o.error))
         trust, least = float(found.trust[row]), gate.least_trust(last=look == self.looks)
         return LookTrail(
             look=look,
             opinions=opinions,
             fused_by=fusion.fused_from([name for name, o in outcomes.items() if not isinstance(o, Failure)]),
             probs=tuple(found.belief[row].tolist()) if known else None,
+            label=labels[found.labels[row]] if known else None,
             trust=trust if known else None,
             threshold=least,
             decision=decision,
-            why=explain(reason, decision, gate, least, trust, state["typicality"][i], errors),
+            why=explain(reason, decision, gate, least, trust, state["typicality"][i], because, refused),
+        )
+
+    def _unseen(self, refused: str) -> LookTrail:
+        least = self.gate.least_trust(last=self.looks == 1)
+        why = explain("budget", "review", self.gate, least, np.nan, np.nan, refused=refused)
+        return LookTrail(
+            look=1, opinions=(), fused_by="nobody", probs=None, trust=None, threshold=least, decision="review", why=why
         )
 
     def _verdict(
-        self, state: State, i: int, found: Judgement, row: int, trail: tuple[LookTrail, ...], inside: tuple[str, ...]
+        self, state: State, i: int, reason: Reason, trail: tuple[LookTrail, ...], inside: tuple[str, ...]
     ) -> Verdict:
         case, last, labels = state["cases"][i], trail[-1], self.model.task.labels
-        top = None if last.probs is None else int(np.argmax(last.probs))
         typicality = state["typicality"][i]
         assert last.decision != "look_again"
         return Verdict(
@@ -155,12 +213,12 @@ class Nodes:
             digest=_digest(case),
             group=case.group,
             labels=labels,
-            label=None if top is None else labels[top],
-            confidence=None if top is None or last.probs is None else last.probs[top],
+            label=last.label,
+            confidence=None if last.label is None or last.probs is None else last.probs[labels.index(last.label)],
             probs=last.probs,
             prediction_set=inside,
             action=last.decision,
-            reason=found.reasons[row],
+            reason=reason,
             why=last.why,
             trust=last.trust,
             typicality=None if np.isnan(typicality) else typicality,

@@ -11,6 +11,7 @@ from secondlook.agents.base import Agent
 from secondlook.agents.case import Case
 from secondlook.agents.errors import AgentError
 from secondlook.agents.prediction import Failure, Outcome
+from secondlook.orchestrator.cost import Cost
 from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.verdict import Opinion
 
@@ -21,6 +22,16 @@ Outcomes = Mapping[str, Sequence[Outcome]]
 def column(agent: str, look: int) -> str:
     """Name of an agent's answers at a look: `linear-head`, then `linear-head@2`."""
     return agent if look == 1 else f"{agent}@{look}"
+
+
+def cost_of(agents: Sequence[Agent], look: int) -> Cost:
+    """Cost of asking a panel about one case: what its agents declare, and a second look if it is one.
+
+    An agent declares its cost for a case by a mapping named `cost`, of kinds of `Cost` to amounts; one that declares
+    none costs nothing.
+    """
+    declared: list[Mapping[str, float]] = [getattr(agent, "cost", {}) for agent in agents]
+    return sum((Cost(**each) for each in declared), Cost(looks=float(look > 1)))
 
 
 async def ask(agents: Sequence[Agent], cases: Sequence[Case]) -> dict[str, list[Outcome]]:

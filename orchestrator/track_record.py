@@ -55,6 +55,8 @@ class FlipLedger(Frozen):
     broken: int = 0
     """Right before, wrong after."""
     changed_between_wrongs: int = 0
+    saved: float = 0.0
+    """Loss before minus loss after, over all of them; in largest costs, or in errors where the task has no costs."""
 
     @property
     def net(self) -> int:

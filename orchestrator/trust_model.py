@@ -11,7 +11,7 @@ from secondlook.agents.case import Frozen
 
 Floats = NDArray[np.float64]
 FEATURES = ("top", "margin", "agreement", "typicality")
-"""Log-odds of the top label; log-ratio of the two best; mean log-probability the agents give the top label;
+"""Log-odds of the top label; log-ratio of it to the best other; mean log-probability the agents give the top label;
 log typicality. Trust never falls when one of them rises."""
 SHRINKAGE = 8.0
 """Pull of the coefficients towards (0; 1, 0, 0, 0), where trust is the belief's own top probability."""
@@ -19,7 +19,7 @@ START = np.array([0.0, 1.0, 0.0, 0.0, 0.0])
 LIMIT = 1e-6
 
 
-def features(belief: Floats, probs: Floats, typicality: Floats) -> Floats:
+def features(belief: Floats, probs: Floats, typicality: Floats, labels: NDArray[np.intp] | None = None) -> Floats:
     """Compute what trust rests on.
 
     Parameters
@@ -29,16 +29,20 @@ def features(belief: Floats, probs: Floats, typicality: Floats) -> Floats:
         The fused agents' calibrated distributions, nan for failures.
     typicality : ndarray of shape (N,)
         In (0, 1].
+    labels : ndarray of shape (N,), optional
+        The labels whose rightness is asked about, any where belief is nan; by default the most probable.
 
     Returns
     -------
     ndarray of shape (N, 4)
         In the order of `FEATURES`; rows of nan where nobody answered.
     """
-    ordered = np.sort(belief, axis=1)
-    first, second = np.clip(ordered[:, -1], LIMIT, 1 - LIMIT), np.maximum(ordered[:, -2], LIMIT)
-    top = np.nan_to_num(belief).argmax(axis=1)
-    given = np.maximum(probs[:, np.arange(len(top)), top], 1e-3)
+    top = np.nan_to_num(belief).argmax(axis=1) if labels is None else labels
+    each = np.arange(len(top))
+    others = belief.copy()
+    others[each, top] = -np.inf
+    first, second = np.clip(belief[each, top], LIMIT, 1 - LIMIT), np.maximum(others.max(axis=1), LIMIT)
+    given = np.maximum(probs[:, each, top], 1e-3)
     answered = ~np.isnan(given)
     agreement = np.where(answered, np.log(np.where(answered, given, 1.0)), 0.0).sum(0) / np.maximum(answered.sum(0), 1)
     x = np.stack([np.log(first / (1 - first)), np.log(first / second), agreement, np.log(typicality)], axis=1)

@@ -9,7 +9,7 @@ from secondlook.agents.case import Frozen, Neighbour
 Action = Literal["accept", "review"]
 """``accept``: use the label. ``review``: ask a human."""
 
-Reason = Literal["trusted", "low_trust", "stranger", "no_threshold", "no_outcome"]
+Reason = Literal["trusted", "low_trust", "stranger", "no_threshold", "no_outcome", "budget", "unproven", "drift"]
 """Why the gate decided as it did.
 
 - ``trusted``: trust reached the threshold that holds the target risk
@@ -17,6 +17,9 @@ Reason = Literal["trusted", "low_trust", "stranger", "no_threshold", "no_outcome
 - ``stranger``: the image resembles nothing the model was fitted on
 - ``no_threshold``: no threshold can promise the target risk, so nothing is accepted
 - ``no_outcome``: no agent could answer, an unreadable image for instance
+- ``budget``: trust did not reach the threshold, and the budget does not allow the look that was left
+- ``unproven``: trusted by its number, but an agent, prompt, index or calibrator has changed since it was measured
+- ``drift``: trusted by its number, but what is measured has moved away from what the model was fitted on
 """
 
 
@@ -44,6 +47,8 @@ class LookTrail(Frozen):
     """`log-linear pool`, or `best agent: NAME` where the pool was not better on held-out cases."""
     probs: tuple[float, ...] | None
     """The belief over the K labels."""
+    label: str | None = None
+    """The label of least expected cost; without costs the most probable. None where no agent could answer."""
     trust: float | None
     threshold: float | None
     """The trust needed to accept at this look; None where none can promise the target risk."""
@@ -61,7 +66,7 @@ class Verdict(Frozen):
     labels: tuple[str, ...]
     """The task's K labels, the order of every `probs`."""
     label: str | None
-    """None where no agent could answer."""
+    """The last look's; None where no agent could answer."""
     confidence: float | None
     """Calibrated probability that `label` is right, 0 to 1."""
     probs: tuple[float, ...] | None
@@ -78,3 +83,11 @@ class Verdict(Frozen):
     evidence: tuple[Neighbour, ...] = ()
     model: str
     """Digest of the model folder that judged."""
+
+    @property
+    def first_label(self) -> str | None:
+        """The label after the first look; the most probable where the trail names none."""
+        first = self.looks[0]
+        if first.label is not None or first.probs is None:
+            return first.label
+        return self.labels[first.probs.index(max(first.probs))]

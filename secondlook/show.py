@@ -68,12 +68,14 @@ def _promise(model: Model) -> list[str]:
     sure = f"{1 - gate.delta:.0%}"
     lines = []
     if gate.threshold is None:
-        lines.append(f"Gate: nothing is accepted; no threshold promises an error under {gate.target_risk:.0%}.")
+        lines.append(f"Gate: nothing is accepted; no threshold promises {gate.promise}.")
     else:
+        early = [f"{least:.4f} at look {look}" for look, least in enumerate(gate.thresholds[:-1], 1)]
+        least = ", ".join([*early, f"{gate.threshold:.4f}{' at the last' if early else ''}"])
         lines.append(
-            f"Gate: accept at trust {gate.threshold:.4f} or more. The error among accepted images is at most "
-            f"{gate.target_risk:.0%} with {sure} confidence (p = {gate.p_value:.3f}, {gate.n_units} groups; held-out "
-            f"error {gate.accepted_error:.2%} at {gate.coverage:.1%} coverage)."
+            f"Gate: accept at trust {least} or more. Among accepted images that holds {gate.promise} with {sure} "
+            f"confidence (p = {gate.p_value:.3f}, {gate.n_units} groups; held-out {gate.loss} "
+            f"{gate.accepted_error:.2%} at {gate.coverage:.1%} coverage)."
         )
     for target in TIGHTER:
         if target < gate.target_risk:
@@ -87,8 +89,7 @@ def _promise(model: Model) -> list[str]:
         f"labels and broke {flips.broken}."
     )
     lines.append(
-        f"Prediction sets hold the truth for {gate.set_level:.0%} of images; "
-        f"images less typical than {gate.stranger_limit:.1%} of one's own go to review."
+        f"{gate.sets.describe()}; images less typical than {gate.stranger_limit:.1%} of one's own go to review."
     )
     return lines
 

@@ -100,7 +100,7 @@ def assert_same(verdict: Verdict, nodes: Nodes, case: Case) -> None:
                 assert opinion.label == LABELS[outcome.top]
     assert (verdict.id, verdict.group, verdict.action) == (case.id, case.group, looks[-1][0])
     belief = looks[-1][2]
-    inside = nodes.model.gate.prediction_sets(np.array([belief]))[0]
+    inside = nodes.model.gate.sets.of(np.array([belief]))[0]
     assert verdict.prediction_set == tuple(x for x, member in zip(LABELS, inside, strict=True) if member)
     if verdict.label is not None:
         assert verdict.label == LABELS[int(np.argmax(belief))]

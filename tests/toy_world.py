@@ -25,6 +25,7 @@ from secondlook.orchestrator.fitted import Arrays, Model, Split
 from secondlook.orchestrator.gate import Gate
 from secondlook.orchestrator.nodes import Nodes
 from secondlook.orchestrator.pool import Pool
+from secondlook.orchestrator.prediction_set import PredictionSets
 from secondlook.orchestrator.rules import Single
 from secondlook.orchestrator.track_record import FlipLedger, Measure, TrackRecord
 from secondlook.orchestrator.trust_model import Trust
@@ -133,7 +134,7 @@ def toy_model(threshold: float | None = 0.7) -> Model:
                     n=60),
         },
         trusts={1: Trust(intercept=-0.3), 2: Trust(intercept=0.1, coefficients=(0.8, 0.2, 0.3, 0.1), n=60, n_wrong=9)},
-        gate=Gate(threshold=threshold, stranger_limit=0.04, set_limit=0.8),
+        gate=Gate(threshold=threshold, stranger_limit=0.04, sets=PredictionSets(limits=(0.8,))),
         second_look=True,
         ledger=FlipLedger(asked=10, fixed=3, broken=1),
         records=(record,),
