@@ -21,11 +21,14 @@ from secondlook.agents.clip_head import LinearHead
 from secondlook.agents.clip_zero_shot import TextClassifier
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.typicality import StrangerScores, Typicality
+from secondlook.orchestrator.binding import digest_of_arrays
 from secondlook.orchestrator.config import Config
 from secondlook.orchestrator.gate import Gate
+from secondlook.orchestrator.ledger import TRACK_FILE, carried
 from secondlook.orchestrator.policies import AnyFusion
 from secondlook.orchestrator.track_record import FlipLedger, TrackRecord
 from secondlook.orchestrator.trust_model import Trust
+from secondlook.orchestrator.yardstick import Yardstick
 
 FORMAT = 2
 MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER = "model.json", "arrays.safetensors", "fitted_on.txt", "index"
@@ -65,6 +68,9 @@ class Model(Frozen):
     records: tuple[TrackRecord, ...]
     notes: tuple[str, ...] = ()
     """What fit decided, in sentences."""
+    bindings: dict[str, str] = Field(default_factory=dict)
+    """What each column was made of when it was measured; see `secondlook.orchestrator.binding.bind`."""
+    yardstick: Yardstick = Yardstick()
     versions: dict[str, str]
 
     def gate_for(self, looks: int) -> Gate:
@@ -86,6 +92,27 @@ class Arrays:
     strangers: StrangerScores
     typicality: Typicality
 
+    @property
+    def tensors(self) -> dict[str, NDArray]:  # type: ignore[type-arg]
+        """Every array by the name it is kept under."""
+        return {
+            "classifier.vectors": self.classifier.vectors,
+            "classifier.negatives": self.classifier.negatives,
+            "classifier.logit_scale": np.array(float(self.classifier.logit_scale)),
+            "head.weights": self.head.weights,
+            "head.bias": self.head.bias,
+            "head.strength": np.array(float(self.head.strength)),
+            "strangers.means": self.strangers.means,
+            "strangers.whitener": self.strangers.whitener,
+            "typicality.reference": self.typicality.reference,
+            "typicality.combined": self.typicality.combined,
+        }
+
+    @property
+    def digest(self) -> str:
+        """Changes with any of the numbers."""
+        return digest_of_arrays(self.tensors)
+
 
 def save_model(folder: Path, model: Model, arrays: Arrays, seen: set[str]) -> None:
     """Write a model folder's files; the index is already there.
@@ -101,20 +128,8 @@ def save_model(folder: Path, model: Model, arrays: Arrays, seen: set[str]) -> No
     """
     from safetensors.numpy import save_file
 
-    a = arrays
-    tensors = {
-        "classifier.vectors": a.classifier.vectors,
-        "classifier.negatives": a.classifier.negatives,
-        "classifier.logit_scale": np.array(a.classifier.logit_scale),
-        "head.weights": a.head.weights,
-        "head.bias": a.head.bias,
-        "head.strength": np.array(a.head.strength),
-        "strangers.means": a.strangers.means,
-        "strangers.whitener": a.strangers.whitener,
-        "typicality.reference": a.typicality.reference,
-        "typicality.combined": a.typicality.combined,
-    }
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / ARRAYS_FILE)
+    tensors = {name: np.ascontiguousarray(value) for name, value in arrays.tensors.items()}
+    save_file(tensors, folder / ARRAYS_FILE)
     (folder / SEEN_FILE).write_text("".join(f"{digest}\n" for digest in sorted(seen)), encoding="utf-8")
     (folder / MODEL_FILE).write_text(model.model_dump_json(indent=1), encoding="utf-8")
 
@@ -187,7 +202,8 @@ def _first_line(error: Exception) -> str:
 def fresh_folder(final: Path) -> Iterator[Path]:
     """Write a model folder beside its final place and put it there whole, so that a kill leaves no half of one.
 
-    One that is there already is set aside under a hidden name, and deleted only when the new one is in its place.
+    One that is there already is set aside under a hidden name, and deleted only when the new one is in its place. Its
+    ledger is carried over.
 
     Yields
     ------
@@ -212,9 +228,10 @@ def fresh_folder(final: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o755)
         old = temporary.with_name(f"{temporary.name}.old")
-        if final.exists():
-            final.rename(old)
-        temporary.rename(final)
+        with carried(final / TRACK_FILE, temporary / TRACK_FILE):
+            if final.exists():
+                final.rename(old)
+            temporary.rename(final)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
