@@ -72,7 +72,7 @@ class AnswerTable(Frozen):
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
-        if any(low >= high for low, high in zip(self.edges, self.edges[1:], strict=False)):
+        if not (np.isfinite(self.edges).all() and (np.diff(self.edges) > 0).all()):
             raise ValueError(f"edges: expected ascending numbers, got {self.edges}")
         limits = (self.n_labels, self.n_labels, self.n_bins)
         for *where, n in self.cells:
