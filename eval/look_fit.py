@@ -48,11 +48,11 @@ def fit_look(
 ) -> LookFit:
     """Fit fusion and trust on calibrated answers, everything cross-fitted.
 
-    The best agent alone decides where the policy's cross-fitted NLL is not lower, and where the policy is the neighbour
-    vote and this look has none.
+    The best agent alone decides where the policy's cross-fitted NLL is not lower, and where it cannot be fitted: a
+    neighbour vote that this look has not, tables of too many labels.
     """
     opinions = opinions_of(answers)
-    named = policy if policy in available(opinions.columns) else "best_agent"
+    named = policy if policy in available(opinions.columns, opinions.n_labels) else "best_agent"
     fitted = do_no_harm(fit_fusion(named, opinions, split.truth, folds), opinions, split.truth, folds)
     loss = loss or Loss()
     labels = loss.labels(fitted.beliefs)

@@ -76,7 +76,7 @@ class Fitted(NamedTuple):
 def cross_fit(
     fuse_others: Callable[[Opinions, Truth, Opinions], Floats], opinions: Opinions, truth: Truth, folds: Folds
 ) -> Floats:
-    """Beliefs of shape (N, K), each fold's by what was fitted on the others; without folds, of the fitted cases.
+    """Beliefs of shape (N, K, ...), each fold's by what was fitted on the others; without folds, of the fitted cases.
 
     Parameters
     ----------
@@ -89,10 +89,14 @@ def cross_fit(
     """
     if folds is None:
         return fuse_others(opinions, truth, opinions)
-    beliefs = np.full(opinions.probs.shape[1:], np.nan)
+    beliefs: Floats | None = None
     for fold in np.unique(folds):
         inside, outside = folds != fold, folds == fold
-        beliefs[outside] = fuse_others(opinions.cases(inside), truth[inside], opinions.cases(outside))
+        found = fuse_others(opinions.cases(inside), truth[inside], opinions.cases(outside))
+        if beliefs is None:
+            beliefs = np.full((len(truth), *found.shape[1:]), np.nan)
+        beliefs[outside] = found
+    assert beliefs is not None
     return beliefs
 
 

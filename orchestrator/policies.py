@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from secondlook.agents.errors import ConfigError
+from secondlook.orchestrator.confusion import Confusion, JointConfusion, fit_confusion, fit_joint_confusion
 from secondlook.orchestrator.fusion import Fitted, Folds, Truth, measured
 from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.pool import Pool, fit_pool
@@ -20,6 +21,7 @@ from secondlook.orchestrator.rules import (
     fit_rule,
     neighbour_vote_in,
 )
+from secondlook.orchestrator.stacked import Stacked, fit_stacked
 
 PolicyName = Literal[
     "best_agent",
@@ -46,8 +48,10 @@ PolicyName = Literal[
 - ``joint_confusion``: one table of what they say together, shrunk towards independence
 - ``auto``: of all these, the one of lowest cross-fitted NLL
 """
-AnyFusion = Annotated[Pool | Rule | Single, Field(discriminator="kind")]
+AnyFusion = Annotated[Pool | Rule | Single | Confusion | JointConfusion | Stacked, Field(discriminator="kind")]
 """Whatever a policy may be fitted to; told apart in JSON by `kind`."""
+MOST_NUMBERS = {"confusion": 1_000_000, "joint_confusion": 1_000_000, "stacked": 5_000}
+"""The largest M K^2, the number of (agent, label, label), for which a policy is fitted; it takes seconds there."""
 Fit = Callable[[Opinions, Truth, Folds], Fitted]
 
 
@@ -84,6 +88,10 @@ def fit_fusion(name: str, opinions: Opinions, truth: Truth, folds: Folds) -> Fit
     if truth.shape != shape or (folds is not None and folds.shape != shape) or not len(opinions):
         found = truth.shape, None if folds is None else folds.shape
         raise ValueError(f"truth, folds: expected [N={shape[0]} >= 1] each or folds None, got {found}")
+    if name in MOST_NUMBERS and name not in available(opinions.columns, opinions.n_labels):
+        raise ConfigError(
+            f"{opinions.n_labels} labels are too many for the policy {name!r}.", "Choose another, such as 'pool'."
+        )
     fitted = measured(POLICIES[name](opinions, truth, folds), opinions, truth, folds)
     return do_no_harm(fitted, opinions, truth, folds) if name == "pool" else fitted
 
@@ -97,13 +105,19 @@ def do_no_harm(fitted: Fitted, opinions: Opinions, truth: Truth, folds: Folds) -
 
 def fit_all(opinions: Opinions, truth: Truth, folds: Folds) -> dict[str, Fitted]:
     """Fit every policy that these columns allow but `auto`, the simplest first; see `fit_fusion`."""
-    names = available(opinions.columns)
+    names = available(opinions.columns, opinions.n_labels)
     return {name: fit_fusion(name, opinions, truth, folds) for name in names if name != "auto"}
 
 
-def available(columns: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the policies that can be fitted on these columns: all, but for a neighbour vote that is not there."""
-    return tuple(name for name in POLICIES if name != "neighbour_vote" or neighbour_vote_in(columns))
+def available(columns: tuple[str, ...], n_labels: int) -> tuple[str, ...]:
+    """Names of the policies that can be fitted: all, but for a vote that is not there and numbers that are too many."""
+    names = dict.fromkeys(POLICIES)
+    if neighbour_vote_in(columns) is None:
+        del names["neighbour_vote"]
+    for name, most in MOST_NUMBERS.items():
+        if len(columns) * n_labels**2 > most:
+            del names[name]
+    return tuple(names)
 
 
 def choose(fitted: dict[str, Fitted]) -> Fitted:
@@ -127,6 +141,9 @@ POLICIES: dict[str, Fit] = {
     "confidence_weighted": partial(fit_rule, "confidence_weighted"),
     "cooked": partial(fit_rule, "cooked"),
     "pool": fit_pool,
+    "confusion": fit_confusion,
+    "stacked": fit_stacked,
+    "joint_confusion": fit_joint_confusion,
     "auto": _fit_auto,
 }
 """How each of `PolicyName` is fitted, the simplest first."""
