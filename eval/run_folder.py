@@ -163,7 +163,7 @@ class RunFolder:
             for row in self.rows():
                 values = row.model_dump(include={*COLUMNS, "truth"})
                 values["prediction_set"] = "|".join(row.prediction_set)
-                writer.writerow([_cell(values[name]) for name in (*COLUMNS, "truth")])
+                writer.writerow([cell(values[name]) for name in (*COLUMNS, "truth")])
         partial.replace(path)
         return path
 
@@ -202,5 +202,6 @@ def _difference(found: Manifest, now: Manifest) -> str:
     return f"{' and '.join(other)} differ" if len(other) > 1 else f"{other[0]} differs"
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """Quote text that a spreadsheet would take for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in FORMULA else value

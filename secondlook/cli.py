@@ -23,6 +23,7 @@ from secondlook.options import (
     device_of,
     opened_cache,
 )
+from secondlook.replay_command import replay
 
 app = typer.Typer(
     name="secondlook",
@@ -159,6 +160,9 @@ def evaluate(
             progress=report,
         )
     _print_metrics(found.metrics, found.report, as_json)
+
+
+app.command()(replay)
 
 
 @app.command()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -15,23 +13,22 @@ from secondlook.orchestrator.fitted import Model
 from secondlook.orchestrator.gate import units_needed
 from secondlook.orchestrator.pool import Pool
 from secondlook.orchestrator.track_record import Measure
+from secondlook.tables import print_line, print_whole, wide_console
 
 TIGHTER = (0.02, 0.01)
-WIDEST = 1000
-"""Columns that a table may take where its longest words need them."""
 Metrics = dict[str, float | int | str | None]
 
 
 def print_model(model: Model, console: Console | None = None) -> None:
     """Print what a fit learned."""
-    console = console or _console()
+    console = console or wide_console()
     splits = ", ".join(f"{name} {s.n} images / {s.n_groups} groups" for name, s in model.splits.items())
-    _say(console, f"{len(model.task.labels)} labels: {', '.join(model.task.labels)}")
-    _say(console, f"Fitted on {splits}. Encoder {model.config.encoder.model}. Model {model.digest}.")
-    _print_whole(console, _records(model))
-    _print_whole(console, _weights(model))
+    print_line(console, f"{len(model.task.labels)} labels: {', '.join(model.task.labels)}")
+    print_line(console, f"Fitted on {splits}. Encoder {model.config.encoder.model}. Model {model.digest}.")
+    print_whole(console, _records(model))
+    print_whole(console, _weights(model))
     for line in (*_promise(model), *(f"- {note}" for note in model.notes)):
-        _say(console, line)
+        print_line(console, line)
 
 
 def model_json(model: Model) -> str:
@@ -96,7 +93,7 @@ def _promise(model: Model) -> list[str]:
 
 def print_metrics(metrics: Metrics, console: Console | None = None) -> None:
     """Print the figures of an evaluation: the system, then the alternatives on the same images."""
-    console = console or _console()
+    console = console or wide_console()
     table = Table(title=f"{metrics['n']} images of {metrics['n_groups']} groups", title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -106,27 +103,7 @@ def print_metrics(metrics: Metrics, console: Console | None = None) -> None:
         low, high = metrics.get(f"{name}/lo"), metrics.get(f"{name}/hi")
         interval = f"  [{low:.3f}, {high:.3f}]" if isinstance(low, float) and isinstance(high, float) else ""
         table.add_row(Text(name), _number(value) + interval)
-    _print_whole(console, table)
-
-
-def _say(console: Console, line: str) -> None:
-    """Print a line as it is: names of labels and files may look like markup."""
-    console.print(line, markup=False, highlight=False)
-
-
-def _print_whole(console: Console, table: Table) -> None:
-    """Print a table, wider than a narrow console if need be: a number that is cut is a wrong number."""
-    for column in table.columns:
-        column.min_width = max(len(word) for cell in (column.header, *column.cells) for word in str(cell).split())
-    # Columns that Rich would narrow to nothing are left out whatever their least width, so the table gets its own.
-    least = Measurement.get(console, console.options.update(max_width=WIDEST), table).minimum
-    table.width = least if least > console.width else None
-    console.print(table, crop=False)
-
-
-def _console() -> Console:
-    # Without a terminal, nothing is cut to 80 columns: the output is then read from a file or by a program.
-    return Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=140)
+    print_whole(console, table)
 
 
 def _with_interval(m: Measure) -> str:
