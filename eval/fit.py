@@ -24,11 +24,13 @@ from secondlook.eval.dataset import Dataset, LabelledCase, check_counts, check_d
 from secondlook.eval.embedded import Embedded, embed_split
 from secondlook.eval.gate_fit import choose_gates
 from secondlook.eval.held_out import ask_blocking, calibrate_all
-from secondlook.eval.look_fit import LookFit, fit_look, opinions_of
+from secondlook.eval.look_fit import LookFit, fit_look, opinions_of, shared_errors
 from secondlook.eval.progress import Progress, silent
 from secondlook.eval.record import confidence_notes, track_records
 from secondlook.eval.splits import split_by_group, with_digests
 from secondlook.eval.task_file import read_task, read_templates
+from secondlook.eval.yardstick import measure_yardstick
+from secondlook.orchestrator.binding import bind, digest_of_file
 from secondlook.orchestrator.build import raw_panels
 from secondlook.orchestrator.config import Config
 from secondlook.orchestrator.evidence import with_evidence
@@ -44,11 +46,12 @@ from secondlook.orchestrator.fitted import (
     save_model,
 )
 from secondlook.orchestrator.gate import Gate, units_needed
+from secondlook.orchestrator.ledger import TRACK_FILE
 from secondlook.orchestrator.loss import Loss
 from secondlook.orchestrator.policies import available, fit_all
 from secondlook.orchestrator.track_record import FlipLedger
 from secondlook.prompts import Prompt
-from secondlook.retrieval.index import build_index
+from secondlook.retrieval.index import MANIFEST, build_index
 from secondlook.retrieval.search import Searcher
 from secondlook.retrieval.store import Item
 
@@ -144,7 +147,7 @@ def _check_enough(rows: Mapping[str, Sequence[LabelledCase]], task: Task, notes:
 def _only_models(out: Path) -> Path:
     """Refuse to replace a folder that holds anything but a model, whatever else is called model.json."""
     out = out.resolve()
-    known = {MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER}
+    known = {MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER, TRACK_FILE}
     if out.is_dir() and (foreign := sorted(path.name for path in out.iterdir() if path.name not in known)):
         raise ConfigError(f"{out} exists and is not a model folder: it holds {foreign[0]}.", "Choose another --out.")
     return out
@@ -199,7 +202,8 @@ def _fit_all(
     second = calibrate_all(second_said, calibration.truth, folds, k)
     loss = Loss(costs=task.costs)
     looks = {1: fit_look(first, calibration, typicality, folds, config.fusion, loss)}
-    alternatives = fit_all(opinions_of([*first, *second]), calibration.truth, folds)
+    opinions = opinions_of([*first, *second])
+    alternatives = fit_all(opinions, calibration.truth, folds)
     looks[2] = fit_look([*first, *second], calibration, typicality, folds, config.fusion, loss)
     step("choosing the threshold")
     gates, ledger = choose_gates(config, looks, typicality, calibration, folds, loss)
@@ -209,6 +213,7 @@ def _fit_all(
     calibrators: dict[str, dict[int, Calibrator]] = {}
     for a in (*first, *second):
         calibrators.setdefault(a.agent, {})[a.look] = a.calibrator
+    arrays = Arrays(classifier, head, strangers, typical)
     model = Model(
         task=task,
         config=config,
@@ -222,6 +227,7 @@ def _fit_all(
         gate=gate,
         first_gate=gates[1] if use_second else None,
         second_look=use_second,
+        shared_errors=shared_errors(opinions, calibration.truth),
         ledger=ledger,
         records=records,
         notes=(
@@ -230,9 +236,25 @@ def _fit_all(
             *confidence_notes(records),
             *_decisions(config, looks, gate, ledger, use_second),
         ),
+        bindings=bind(
+            calibrators,
+            encoder=embedder.encoder.digest,
+            prompt=templates.sha256,
+            arrays=arrays.digest,
+            index=digest_of_file(folder / INDEX_FOLDER / MANIFEST),
+        ),
+        yardstick=measure_yardstick(
+            opinions_of(first),
+            opinions_of(second),
+            looks[1].fitted.beliefs,
+            calibration.truth,
+            calibration.groups,
+            ~gates[2].accepts(looks[1].data.trust, typicality, last=False),
+            rng,
+        ),
         versions={name: version(name) for name in ("secondlook", "torch", "open_clip_torch", "chromadb")},
     )
-    return model, Arrays(classifier, head, strangers, typical)
+    return model, arrays
 
 
 def _warnings(split: Embedded, config: Config, folds: NDArray[np.intp] | None) -> list[str]:
@@ -253,15 +275,15 @@ def _decisions(
 ) -> list[str]:
     said = []
     for look, found in looks.items():
-        fusion = found.fitted.fusion
+        fusion, n_labels = found.fitted.fusion, found.fitted.beliefs.shape[1]
         if config.fusion == "auto":
             said.append(f"Look {look}: of all ways to fuse, the lowest held-out NLL had: {fusion.fused_by}.")
         elif fusion.kind != config.fusion:
             asked = config.fusion.replace("_", " ")
             said.append(
                 f"Look {look}: {asked} was not better than {fusion.best_agent} on held-out cases, which decides."
-                if config.fusion in available(fusion.agents)
-                else f"Look {look}: there is no {asked} yet; {fusion.best_agent} decides."
+                if config.fusion in available(fusion.agents, n_labels)
+                else f"Look {look}: {asked} cannot be fitted here; {fusion.best_agent} decides."
             )
     flips = f"on {ledger.asked} held-out cases it fixed {ledger.fixed} labels and broke {ledger.broken}"
     if gate.loss == "cost":

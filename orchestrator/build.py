@@ -16,7 +16,10 @@ from secondlook.agents.embedder import Embedder
 from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, Encoder, OpenClipEncoder
 from secondlook.agents.errors import ConfigError
-from secondlook.orchestrator.fitted import INDEX_FOLDER, load_model
+from secondlook.orchestrator.binding import encoder_stem
+from secondlook.orchestrator.fitted import INDEX_FOLDER, Arrays, Model, load_model
+from secondlook.orchestrator.hold import open_watch
+from secondlook.orchestrator.ledger import TRACK_FILE
 from secondlook.orchestrator.nodes import Nodes
 from secondlook.orchestrator.pipeline import Pipeline
 from secondlook.retrieval.index import open_index
@@ -41,6 +44,7 @@ def load_pipeline(
     thumbnails: bool = False,
     second_look: bool = True,
     encoder: Encoder | None = None,
+    ledger: Path | None = None,
 ) -> Pipeline:
     """Load what `fit` wrote.
 
@@ -57,20 +61,22 @@ def load_pipeline(
         False never looks again, whatever fit found.
     encoder : Encoder, optional
         One that is loaded already; must be the one the model was fitted with. By default it is loaded when needed.
+    ledger : Path, optional
+        Track records that live; by default the model folder's own, where there is one. What is no longer as it was
+        measured, and what drifts, sends everything to review; see `secondlook.orchestrator.hold.Watch`.
 
     Raises
     ------
     ConfigError
-        When the folder is missing, damaged, or was made with another encoder.
+        When the folder or the ledger is missing or damaged; or when it was made with another encoder and there is no
+        ledger by which trust could be earned again, or the encoder's vectors do not fit.
     """
+    if ledger is not None and not ledger.is_file():
+        raise ConfigError(f"There is no ledger {ledger}.", "Make one with: secondlook feedback RUN TRUTH.csv")
     model, arrays = load_model(folder)
     encoder = encoder or OpenClipEncoder(model.config.encoder, device)
-    if encoder.digest.split("-")[0] != model.encoder_digest.split("-")[0]:
-        raise ConfigError(
-            f"{folder} was fitted with the encoder {model.encoder_digest}, but {model.config.encoder.model!r} is now "
-            f"{encoder.digest}: its weights or its configuration have changed.",
-            "Put the old weights back, or run fit again.",
-        )
+    _check_encoder(folder, model, arrays, encoder, ledger)
+    watch = open_watch(folder, model, arrays, encoder.digest, ledger)
     embedder = Embedder(encoder, cache, batch_size=batch_size, thumbnails=thumbnails)
     raw = raw_panels(embedder, arrays.classifier, arrays.head, model.task)
     panels: dict[int, Sequence[Agent]] = {
@@ -85,6 +91,21 @@ def load_pipeline(
         return Searcher(index, k=model.config.neighbours)
 
     looks = 2 if model.second_look and second_look else 1
-    nodes = Nodes(model, arrays, embedder, panels, open_searcher, looks)
+    nodes = Nodes(model, arrays, embedder, panels, open_searcher, looks, watch.at)
     ahead = isinstance(encoder, OpenClipEncoder) and encoder.on_gpu
     return Pipeline(nodes, batch_size, opened.close, read_ahead=ahead)
+
+
+def _check_encoder(folder: Path, model: Model, arrays: Arrays, encoder: Encoder, ledger: Path | None) -> None:
+    """Refuse another encoder, unless a ledger is there to hold everything back until it has proved itself."""
+    if encoder_stem(encoder.digest) == encoder_stem(model.encoder_digest):
+        return
+    changed = (
+        f"{folder} was fitted with the encoder {model.encoder_digest}, but {model.config.encoder.model!r} is now "
+        f"{encoder.digest}: its weights or its configuration have changed"
+    )
+    dim = arrays.classifier.vectors.shape[1]
+    if not (ledger or folder / TRACK_FILE).is_file():
+        raise ConfigError(f"{changed}.", "Put the old weights back, or run fit again.")
+    if encoder.dim != dim:
+        raise ConfigError(f"{changed}, and its vectors have {encoder.dim} numbers instead of {dim}.", "Run fit again.")
