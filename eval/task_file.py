@@ -1,4 +1,4 @@
-"""The words for a task's labels, from a YAML file."""
+"""The words for a task's labels, and what errors cost, from a YAML file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from secondlook.agents.errors import ConfigError
 PACKAGED_DESCRIPTIONS = "apple_leaf.yaml"
 MAX_BYTES = 2**20
 """Largest file of descriptions or templates, in bytes."""
+MOST = 1e9
+"""Largest cost of an error."""
+COSTS_FORM = "Write `costs: {TRUTH: {LABEL: cost}}`: what it costs to call a TRUTH a LABEL; 1 where it is not said."
 FORM = "Write it as `labels: {LABEL: [a description, ...]}`, and if need be `negatives: [what the images are not]`."
 
 
@@ -25,8 +28,9 @@ def read_task(labels: Sequence[str], descriptions: Path | None) -> Task:
     ----------
     labels : sequence of str
     descriptions : Path, optional
-        YAML with `labels`, a list of descriptions per label, and optionally `negatives`. Without one, the packaged
-        descriptions are taken where they know every label, else each label is described by its name.
+        YAML with `labels`, a list of descriptions per label, and optionally `negatives` and `costs`; with `costs` the
+        labels may be left out. Without one, the packaged descriptions are taken where they know every label, else
+        each label is described by its name.
 
     Raises
     ------
@@ -35,6 +39,9 @@ def read_task(labels: Sequence[str], descriptions: Path | None) -> Task:
     """
     found = _read_yaml(descriptions)
     known = found.get("labels") if isinstance(found, dict) else None
+    costs = _costs(found.get("costs"), labels, f"{descriptions}: costs") if isinstance(found, dict) else None
+    if costs and known is None:
+        known = {label: [] for label in labels}
     if not isinstance(known, dict) or not known:
         raise ConfigError(f"{descriptions} has no `labels:` with a list per label.", FORM)
     phrases = {str(label): _texts(texts, f"{descriptions}: {label}") for label, texts in known.items()}
@@ -43,7 +50,7 @@ def read_task(labels: Sequence[str], descriptions: Path | None) -> Task:
             return Task(labels=tuple(labels))
         phrases = {label: phrases[label] for label in labels}
     negatives = _texts(found.get("negatives") or [], f"{descriptions}: negatives")
-    return Task(labels=tuple(labels), phrases=phrases, negatives=negatives)
+    return Task(labels=tuple(labels), phrases=phrases, negatives=negatives, costs=costs)
 
 
 def read_templates(name: str) -> prompts.Prompt:
@@ -83,3 +90,22 @@ def _texts(found: object, where: str) -> tuple[str, ...]:
     if not isinstance(found, list) or not all(isinstance(text, str | int | float) for text in found):
         raise ConfigError(f"{where} is not a list of texts.", FORM)
     return tuple(str(text) for text in found)
+
+
+def _costs(found: object, labels: Sequence[str], where: str) -> tuple[tuple[float, ...], ...] | None:
+    """Read what it costs to call one label another, by name; `Task` checks the amounts."""
+    if found is None:
+        return None
+    place = {label: k for k, label in enumerate(labels)}
+    costs = [[float(k != j) for j in range(len(labels))] for k in range(len(labels))]
+    if not isinstance(found, dict) or not all(isinstance(row, dict) for row in found.values()):
+        raise ConfigError(f"{where} is not a table of costs by truth and label.", COSTS_FORM)
+    for truth, row in found.items():
+        for label, cost in row.items():
+            if unknown := [str(name) for name in (truth, label) if str(name) not in place]:
+                raise ConfigError(f"{where}: there is no label {unknown[0]!r}.", f"The labels are {list(labels)}.")
+            number = isinstance(cost, int | float) and not isinstance(cost, bool)
+            if not number or not 0 <= cost <= MOST:
+                raise ConfigError(f"{where}: {truth!r} called {label!r} cannot cost {str(cost)[:40]!r}.", COSTS_FORM)
+            costs[place[str(truth)]][place[str(label)]] = float(cost)
+    return tuple(map(tuple, costs))

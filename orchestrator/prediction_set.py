@@ -101,9 +101,9 @@ def fit_prediction_sets(
 ) -> PredictionSets:
     """Choose the limits on held-out cases: the ceil((n + 1) level)-th smallest strangeness of the truth.
 
-    A new case that is exchangeable with these n then has its truth in its set with a probability of at least `level`;
-    of at most level + 1 / (n + 1) besides where no two are equally strange and the top label adds nothing. With a
-    limit per label (Mondrian), the same holds among the cases of each label.
+    A new case that is exchangeable with these n then has its truth in its set with a probability of at least `level`,
+    and of at most level + 1 / (n + 1) where no two are equally strange; the top label, always inside, may add to that.
+    With a limit per label (Mondrian), the same holds among the cases of each label.
 
     The unit is the case. Cases of one group (photographs of one leaf) are not independent: coverage then varies
     between fits as if there were as few cases as groups, and with G groups of equally many like cases it can fall
@@ -120,8 +120,8 @@ def fit_prediction_sets(
     per_label : bool
         Whether each label gets its own limit.
     rng : numpy.random.Generator, optional
-        Gives randomised `aps`, whose coverage is level + 1 / (n + 1) at most. Without one, `aps` is deterministic: one
-        case always gets one set, and these are somewhat larger.
+        Gives `aps` in its randomised form, whose sets are smaller. Without one it is deterministic, as in a pipeline:
+        one case always gets one set.
 
     Raises
     ------

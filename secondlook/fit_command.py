@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from secondlook.console import progress
-from secondlook.options import DeviceOption, Json, NoCache, absolute, device_of, opened_cache
+from secondlook.options import DeviceOption, Json, NoCache, absolute, budget_of, device_of, opened_cache
+
+if TYPE_CHECKING:
+    from secondlook.orchestrator.policies import PolicyName
+    from secondlook.orchestrator.prediction_set import Method
 
 
 def fit(
@@ -21,14 +25,41 @@ def fit(
         str | None, typer.Option(help="For a model name: OpenCLIP's tag, or a checkpoint file.")
     ] = None,
     descriptions: Annotated[
-        Path | None, typer.Option(help="YAML: labels: {label: [descriptions]}, negatives: [what the images are not].")
+        Path | None,
+        typer.Option(
+            help="YAML: labels: {label: [descriptions]}, negatives: [what the images are not], "
+            "costs: {truth: {label: cost}}."
+        ),
     ] = None,
     templates: Annotated[str, typer.Option(help="File of prompts, one a line, {} for the description.")] = (
         "clip_templates.txt"
     ),
+    fusion: Annotated[
+        str,
+        typer.Option(
+            help="How opinions become one belief: pool, mean, majority, confidence_weighted, cooked, confusion, "
+            "joint_confusion, stacked, neighbour_vote, best_agent, or auto, which takes the best on held-out images."
+        ),
+    ] = "pool",
     target_risk: Annotated[float, typer.Option(help="Error rate among accepted images not to be exceeded.")] = 0.05,
     delta: Annotated[float, typer.Option(help="Chance that this promise fails.")] = 0.1,
     stranger_limit: Annotated[float, typer.Option(help="Share of own images sent to review as unusual.")] = 0.08,
+    early_trust: Annotated[
+        float | None, typer.Option(help="Least trust to accept before the last look; 1 - target risk by default.")
+    ] = None,
+    set_level: Annotated[float, typer.Option(help="Share of images whose prediction set holds the truth.")] = 0.9,
+    set_method: Annotated[str, typer.Option(help="lac: smallest sets; aps: larger sets for harder images.")] = "lac",
+    set_per_label: Annotated[
+        bool, typer.Option("--set-per-label", help="Hold that share for the images of each label.")
+    ] = False,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SCOPE.KIND=MOST",
+            help="What looking may cost, repeatable: case. or run., then looks, calls, seconds or usd: run.looks=500. "
+            "What it does not allow goes to review.",
+        ),
+    ] = None,
     neighbours: Annotated[int, typer.Option("--neighbours", "-k", help="Similar images a second look is shown.")] = 10,
     second_look: Annotated[bool, typer.Option(help="Look again where trust is low, if that helps.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of splits and folds.")] = 0,
@@ -55,10 +86,16 @@ def fit(
                 pretrained=pretrained and absolute(pretrained),
             ),
             templates=absolute(templates),
+            fusion=cast("PolicyName", fusion.replace("-", "_")),
             neighbours=neighbours,
             target_risk=target_risk,
             delta=delta,
             stranger_limit=stranger_limit,
+            early_trust=early_trust,
+            set_level=set_level,
+            set_method=cast("Method", set_method),
+            set_per_label=set_per_label,
+            budget=budget_of(budget or []),
             second_look=second_look,
             seed=seed,
         )

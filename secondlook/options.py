@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from secondlook.agents.embedding_cache import EmbeddingCache
+    from secondlook.orchestrator.cost import Budget
 
 Model = Annotated[Path, typer.Option("--model", "-m", help="Model folder that `fit` wrote.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder to write; the same command again resumes.")]
@@ -51,3 +52,29 @@ def device_of(name: str) -> DeviceName:
         case "auto" | "cpu" | "cuda":
             return name
     raise ConfigError(f"There is no device {name!r}.", "Use --device auto, cpu or cuda.")
+
+
+def budget_of(limits: list[str]) -> Budget:
+    """Read a budget from words such as `run.looks=500` and `case.usd=0.01`."""
+    from pydantic import ValidationError
+
+    from secondlook.agents.errors import ConfigError
+    from secondlook.orchestrator.cost import Budget, Limits
+
+    scopes: dict[str, dict[str, str]] = {"case": {}, "run": {}}
+    for limit in limits:
+        name, _, most = limit.partition("=")
+        scope, _, kind = name.strip().partition(".")
+        if scope not in scopes or kind not in Limits.model_fields or not most.strip():
+            kinds = ", ".join(Limits.model_fields)
+            raise ConfigError(
+                f"--budget {limit}: expected SCOPE.KIND=MOST.", f"SCOPE is case or run, KIND one of {kinds}."
+            )
+        scopes[scope][kind] = most.strip()
+    try:
+        per_case, per_run = (Limits.model_validate(scopes[scope]) for scope in ("case", "run"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"--budget {first['loc'][0]}: {first['msg']}, got {first['input']}."
+        raise ConfigError(what, "Give a number of 0 or more.") from error
+    return Budget(per_case=per_case, per_run=per_run)
