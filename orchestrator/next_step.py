@@ -1,0 +1,209 @@
+"""The next step: fitted on held-out cases, it asks what is expected to bring the most for its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.orchestrator.cost import Prices
+from secondlook.orchestrator.fusion import Folds, Truth, cross_fit, prior_of
+from secondlook.orchestrator.gain import (
+    Band,
+    Fuse,
+    Known,
+    Option,
+    band_limits,
+    best_first,
+    equal_pool,
+    know,
+    measure,
+    price,
+)
+from secondlook.orchestrator.loss import Loss
+from secondlook.orchestrator.opinions import Opinions
+from secondlook.orchestrator.step import Step, check_steps, plans
+from secondlook.orchestrator.walk import NextStep, State, Taken, Walk, in_policy_order
+
+__all__ = ["AHEAD", "WORTH", "NextStep", "Walk", "fit_next_step"]
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+WORTH = 100.0
+"""Value of a right label in calls of a vision-language model: what a person's look costs by `Prices`. Chosen by hand."""
+AHEAD = 2
+"""Steps looked ahead, since one may help only together with the next, as a first look with the second. Chosen by hand
+on simulated panels, where 3 did no better."""
+
+
+def fit_next_step(
+    opinions: Opinions,
+    truth: Truth,
+    folds: Folds,
+    steps: Sequence[Step],
+    *,
+    worth: float = WORTH,
+    at_most: float | None = None,
+    prices: Prices | None = None,
+    loss: Loss | None = None,
+    fuse: Fuse = equal_pool,
+) -> NextStep:
+    """Measure on held-out cases what each step brings in each band of trust.
+
+    Beliefs are fitted for the states that a walk can reach, and for those that an option leads to; every belief is
+    cross-fitted.
+
+    Parameters
+    ----------
+    opinions : Opinions
+        Of M agents on N held-out cases, calibrated by cross-fitting; nan where one failed.
+    truth : ndarray of shape (N,)
+    folds : ndarray of shape (N,) or None
+        None where no fold can be made: gains are then measured on what was fitted, and too good.
+    steps : sequence of Step
+        What can be done; of equals the first is preferred.
+    worth : float
+        Value of a right label in the unit of the prices.
+    at_most : float, optional
+        Mean cost of a case, in the unit of the prices, that must not be exceeded on these cases: worth is lowered by
+        factors of the square root of 2 until it is kept. A limit on the mean; for one that is never exceeded there is
+        `Budget`.
+    prices : Prices, optional
+    loss : Loss, optional
+        Costs of errors; without them every error costs 1.
+    fuse : callable
+        Fits the belief of a state, such as `functools.partial(fit_fusion, "confusion")`.
+
+    Raises
+    ------
+    ConfigError
+        When the steps do not fit together.
+    ValueError
+        When a step's column is not among the opinions.
+    """
+    check_steps(steps)
+    explorer = _Explorer(opinions, truth, folds, tuple(steps), prices or Prices(), loss or Loss(), fuse)
+    fitted = explorer.explore(worth)
+    for halvings in range(1, 41):
+        if at_most is None or fitted.mean_cost <= at_most:
+            break
+        fitted = explorer.explore(worth / 2 ** (halvings / 2) if halvings < 40 else 0.0)
+    return fitted
+
+
+@dataclass(frozen=True)
+class _Explorer:
+    """The held-out cases, and what is known of them by state."""
+
+    opinions: Opinions
+    truth: Truth
+    folds: Folds
+    steps: tuple[Step, ...]
+    prices: Prices
+    loss: Loss
+    fuse: Fuse
+    found: dict[Taken, Known] = field(default_factory=dict)
+
+    def known(self, taken: Taken) -> Known:
+        """Return what is known after some steps, fitted when it is first asked for."""
+        if taken not in self.found:
+            columns = [column for step in self.steps if step.name in taken for column in step.columns]
+            fitted = self.fuse(self.opinions.of(columns), self.truth, self.folds) if columns else None
+            beliefs = fitted.beliefs if fitted else self._frequencies()
+            self.found[taken] = know(fitted, beliefs, self.loss, self.truth)
+        return self.found[taken]
+
+    def _frequencies(self) -> Floats:
+        """Cross-fitted label frequencies of shape (N, K)."""
+        k, any_column = self.opinions.n_labels, self.opinions.of(self.opinions.columns[:1])
+        return cross_fit(
+            lambda _, y, asked: np.tile(prior_of(y, k), (len(asked), 1)), any_column, self.truth, self.folds
+        )
+
+    def explore(self, worth: float) -> NextStep:
+        """Measure the states that can be reached by options that pay."""
+        reached: dict[Taken, Bools] = {(): np.ones(len(self.truth), dtype=np.bool_)}
+        states: dict[Taken, State] = {}
+        while waiting := reached.keys() - states.keys():
+            taken = min(waiting, key=lambda its: (len(its), its))  # every way to a state is shorter than it
+            state = states[taken] = self._state(taken, reached[taken], worth)
+            trust = self.known(taken).trust
+            for number, band in enumerate(state.bands):
+                inside = reached[taken] & (_numbers(state.bands, trust) == number)
+                for option in band.options:
+                    if self._step(option.steps[0]).ends:
+                        continue
+                    pays = inside & (np.minimum(option.gain, 1 - trust) * worth >= option.cost)
+                    after = in_policy_order(self.steps, (*taken, option.steps[0]))
+                    reached[after] = reached.get(after, False) | (pays if pays.any() else inside)
+        loss, cost = self._walked(states, worth)
+        return NextStep(
+            steps=self.steps,
+            worth=worth,
+            prices=self.prices,
+            loss=self.loss,
+            prior=tuple(prior_of(self.truth, self.opinions.n_labels).tolist()),
+            states=tuple(states.values()),
+            n=len(self.truth),
+            mean_loss=loss,
+            mean_cost=cost,
+        )
+
+    def _state(self, taken: Taken, reached: Bools, worth: float) -> State:
+        """Bands of the cases that reach a state, each with what all held-out cases in it gained by the options."""
+        known = self.known(taken)
+        limits = band_limits(known.trust[reached])
+        number = np.searchsorted(limits, known.trust, side="right") - 1
+        ahead = [
+            (plan, plan[0] if plan[0].ends else self.known(in_policy_order(self.steps, (*taken, *_names(plan)))))
+            for plan in plans(self.steps, taken, AHEAD)
+        ]
+        bands = []
+        for b, least in enumerate(limits):
+            where = number == b
+            options = (
+                Option(
+                    steps=_names(plan),
+                    gain=measure(known, after, where, self.loss),
+                    cost=price(plan, self.prices),
+                )
+                for plan, after in ahead
+            )
+            pay = [option for option in options if option.pays(worth, 1 - least)]
+            bands.append(
+                Band(least=least, n=int(where.sum()), loss=float(known.loss[where].mean()), options=best_first(pay))
+            )
+        return State(taken=taken, fusion=known.fusion, bands=tuple(bands))
+
+    def _walked(self, states: dict[Taken, State], worth: float) -> tuple[float, float]:
+        """Mean loss and cost of the held-out cases when each goes where its first option that pays leads."""
+        lost = cost = 0.0
+        for i in range(len(self.truth)):
+            taken: Taken = ()
+            while True:
+                known = self.known(taken)
+                options = states[taken].options(float(known.trust[i]), worth)
+                if not options:
+                    lost += known.loss[i]
+                    break
+                step = self._step(options[0].steps[0])
+                cost += step.cost.weigh(self.prices)
+                if step.accuracy is not None:
+                    lost += 1 - step.accuracy
+                    break
+                taken = in_policy_order(self.steps, (*taken, step.name))
+        return lost / len(self.truth), cost / len(self.truth)
+
+    def _step(self, name: str) -> Step:
+        return next(step for step in self.steps if step.name == name)
+
+
+def _names(plan: Sequence[Step]) -> tuple[str, ...]:
+    return tuple(step.name for step in plan)
+
+
+def _numbers(bands: Sequence[Band], trust: Floats) -> NDArray[np.intp]:
+    """Which band each of N cases is in."""
+    return np.searchsorted([band.least for band in bands], trust, side="right") - 1
