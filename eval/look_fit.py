@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.eval.embedded import Embedded
+from secondlook.eval.error_correlation import error_correlation
 from secondlook.eval.held_out import Answers
 from secondlook.orchestrator.fusion import Fitted
 from secondlook.orchestrator.gate import Gate, LookData
 from secondlook.orchestrator.loss import Loss
 from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.policies import PolicyName, available, do_no_harm, fit_fusion
+from secondlook.orchestrator.shared_errors import SharedErrors
 from secondlook.orchestrator.track_record import FlipLedger
 from secondlook.orchestrator.trust_model import Trust, features, fit_trust
 
@@ -59,6 +62,23 @@ def fit_look(
     x = features(fitted.beliefs, opinions.probs, typicality, labels)
     trust, held_out = fit_trust(x, labels == split.truth, folds)
     return LookFit(fitted, trust, LookData(held_out, loss.of(labels, split.truth)), labels)
+
+
+def shared_errors(opinions: Opinions, truth: NDArray[np.intp]) -> tuple[SharedErrors, ...]:
+    """Measure how each two of M agents err together; see `secondlook.eval.error_correlation`."""
+    labels = np.where(opinions.answered, np.nan_to_num(opinions.probs).argmax(axis=2), -1)
+    found = error_correlation(labels, truth)
+    return tuple(
+        SharedErrors(
+            agents=(opinions.columns[a], opinions.columns[b]),
+            n=int(found.n[a, b]),
+            phi=float(found.phi[a, b]),
+            both_wrong=float(found.both_wrong[a, b]),
+            agree=float(found.agree[a, b]),
+            wrong_of_agreed=float(found.wrong_of_agreed[a, b]),
+        )
+        for a, b in combinations(range(len(opinions.columns)), 2)
+    )
 
 
 def final_beliefs(first: LookFit, second: LookFit, gate: Gate, typicality: Floats) -> Floats:

@@ -13,6 +13,11 @@ RULES = {
     "majority": "majority of the agents",
     "mean": "mean of the agents",
     "confidence_weighted": "agents weighted by confidence",
+    "cooked": "mean of the agents as said",
+    "pool": "log-linear pool",
+    "confusion": "tables of answers",
+    "joint_confusion": "table of joint answers",
+    "stacked": "stacked logistic regression",
 }
 """Keys `base/KEY` that could stand in for the system, and what they are called; unknown ones keep their key."""
 
@@ -50,7 +55,7 @@ def standings(measured: Measured, system: Figure | None) -> list[Standing]:
     add(RULES["best_agent"], "rule", "base/best_agent", best, measured.numbers.get(f"agents/{best}/ece"))
     others = [key for key in measured.names("base") if key not in BOUNDS and key != "best_agent"]
     for key in others:
-        add(RULES.get(key, key.replace("_", " ")), "rule", f"base/{key}")
+        add(RULES.get(key, key.replace("_", " ")), "rule", f"base/{key}", ece=measured.numbers.get(f"base/{key}/ece"))
     for key, note in BOUNDS.items():
         add(key.replace("_", " "), "bound", f"base/{key}", note)
     whole = measured.numbers.get("n")

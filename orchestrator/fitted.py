@@ -26,6 +26,7 @@ from secondlook.orchestrator.config import Config
 from secondlook.orchestrator.gate import Gate
 from secondlook.orchestrator.ledger import TRACK_FILE, carried
 from secondlook.orchestrator.policies import AnyFusion
+from secondlook.orchestrator.shared_errors import SharedErrors
 from secondlook.orchestrator.track_record import FlipLedger, TrackRecord
 from secondlook.orchestrator.trust_model import Trust
 from secondlook.orchestrator.yardstick import Yardstick
@@ -64,6 +65,8 @@ class Model(Frozen):
     """Of runs that never look again; None where `gate` was chosen for one look."""
     second_look: bool
     """Whether second looks are taken: configured, and measured to help."""
+    shared_errors: tuple[SharedErrors, ...] = ()
+    """Of each two agents, on held-out cases."""
     ledger: FlipLedger
     records: tuple[TrackRecord, ...]
     notes: tuple[str, ...] = ()

@@ -27,6 +27,10 @@ def print_model(model: Model, console: Console | None = None) -> None:
     print_line(console, f"Fitted on {splits}. Encoder {model.config.encoder.model}. Model {model.digest}.")
     print_whole(console, _records(model))
     print_whole(console, _weights(model))
+    if model.alternatives:
+        print_whole(console, _alternatives(model))
+    if model.shared_errors:
+        print_whole(console, _shared_errors(model))
     for line in (*_promise(model), *(f"- {note}" for note in model.notes)):
         print_line(console, line)
 
@@ -53,11 +57,37 @@ def _weights(model: Model) -> Table:
         table.add_column(name)
     for look, fusion in model.fusions.items():
         best = fusion.agent_nll.get(fusion.best_agent, math.nan)
-        versus = f"{fusion.nll:.4f} (best agent {best:.4f})"
+        versus = f"{_digits(fusion.nll)} (best agent {_digits(best)})"
         weights = fusion.weights if isinstance(fusion, Pool) else ()
         said = ", ".join(f"{a} {w:.2f}" for a, w in zip(fusion.agents, weights, strict=False))
         table.add_row(str(look), fusion.fused_by, versus, said)
     return table
+
+
+def _alternatives(model: Model) -> Table:
+    """Of the last look, the lowest held-out NLL first."""
+    table = Table(title="Ways to fuse, by held-out NLL (`fit --fusion NAME` takes another)", title_justify="left")
+    table.add_column("policy")
+    table.add_column("held-out NLL", justify="right")
+    table.add_column("decides")
+    for name, fusion in sorted(model.alternatives.items(), key=lambda item: (math.isnan(item[1].nll), item[1].nll)):
+        table.add_row(name, _digits(fusion.nll), Text(fusion.fused_by))
+    return table
+
+
+def _shared_errors(model: Model) -> Table:
+    table = Table(title="Errors that agents share, on held-out cases", title_justify="left")
+    table.add_column("agents")
+    for name in ("n", "correlation", "both wrong", "agree", "wrong of agreed"):
+        table.add_column(name, justify="right")
+    for pair in model.shared_errors:
+        figures = (pair.phi, pair.both_wrong, pair.agree, pair.wrong_of_agreed)
+        table.add_row(Text(" + ".join(pair.agents)), str(pair.n), *(_digits(figure, 3) for figure in figures))
+    return table
+
+
+def _digits(value: float, digits: int = 4) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _promise(model: Model) -> list[str]:
