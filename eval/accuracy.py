@@ -47,9 +47,7 @@ def accuracy(labels: ArrayLike, truth: ArrayLike) -> float:
 
 def recalls(labels: ArrayLike, truth: ArrayLike, k: int) -> Floats:
     """Share found of each label's cases, shape (K,); nan for a label without cases."""
-    table = confusion(labels, truth, k)
-    n = table.sum(axis=1)
-    return np.diag(table) / np.where(n > 0, n, np.nan)
+    return recalls_in(confusion(labels, truth, k))
 
 
 def balanced_accuracy(labels: ArrayLike, truth: ArrayLike, k: int) -> float:
@@ -60,21 +58,80 @@ def balanced_accuracy(labels: ArrayLike, truth: ArrayLike, k: int) -> float:
     >>> balanced_accuracy([0, 0, 0, 0], [0, 0, 0, 1], k=2)
     0.5
     """
-    found = recalls(labels, truth, k)
-    return mean(found[~np.isnan(found)])
+    return float(mean_of_known(recalls(labels, truth, k)))
 
 
 def f1_scores(labels: ArrayLike, truth: ArrayLike, k: int) -> Floats:
     """F1 of each label, shape (K,): 2 right / (given + true); nan for a label neither given nor true."""
-    table = confusion(labels, truth, k)
-    touched = table[:, :k].sum(axis=0) + table.sum(axis=1)
-    return 2 * np.diag(table) / np.where(touched > 0, touched, np.nan)
+    return f1_in(confusion(labels, truth, k))
 
 
 def macro_f1(labels: ArrayLike, truth: ArrayLike, k: int) -> float:
     """Mean F1 of the labels that are given or true; nan of no case."""
-    scores = f1_scores(labels, truth, k)
-    return mean(scores[~np.isnan(scores)])
+    return float(mean_of_known(f1_scores(labels, truth, k)))
+
+
+def recalls_in(tables: Floats | Ints) -> Floats:
+    """Recall of each label in tables such as `confusion` counts, shape (..., K, K + 1) to (..., K)."""
+    n = tables.sum(axis=-1)
+    found: Floats = np.diagonal(tables, axis1=-2, axis2=-1) / np.where(n > 0, n, np.nan)
+    return found
+
+
+def f1_in(tables: Floats | Ints) -> Floats:
+    """F1 of each label in tables such as `confusion` counts, shape (..., K, K + 1) to (..., K)."""
+    touched = tables[..., :-1].sum(axis=-2) + tables.sum(axis=-1)
+    scores: Floats = 2 * np.diagonal(tables, axis1=-2, axis2=-1) / np.where(touched > 0, touched, np.nan)
+    return scores
+
+
+def mean_of_known(values: Floats) -> Floats:
+    """Mean over the last axis of what is not nan; nan where nothing is."""
+    known = np.count_nonzero(~np.isnan(values), axis=-1)
+    return np.asarray(np.nansum(values, axis=-1) / np.where(known > 0, known, np.nan))
+
+
+def kappa(labels: ArrayLike, truth: ArrayLike, k: int, power: int = 2) -> float:
+    """Cohen's kappa of labels that have an order: agreement beyond chance, near misses costing less than far ones.
+
+    Parameters
+    ----------
+    labels : array_like of shape (N,)
+        Places of the labels given in that order, -1 where there was no answer: that costs as much as the label
+        farthest from the true one.
+    truth : array_like of shape (N,)
+        Places of the true labels.
+    k : int
+        How many labels there are.
+    power : int
+        A miss by d places costs ``d ** power``: 2 for the quadratic weights that are usual, 1 for linear ones, 0 for
+        the kappa of labels without an order.
+
+    Returns
+    -------
+    float
+        At most 1; 0 for what chance would reach; nan where chance cannot miss, or of no case.
+
+    References
+    ----------
+    Cohen, Weighted kappa, 1968, https://doi.org/10.1037/h0026256
+
+    Examples
+    --------
+    >>> kappa([0, 1, 2, 2], [0, 1, 2, 1], k=3)
+    0.8
+    """
+    if power < 0:
+        raise ValueError(f"power: expected 0 or more, got {power}")
+    table = confusion(labels, truth, k)
+    farthest = np.where(np.arange(k) < k / 2, k - 1, 0)
+    answered = table[:, :k].astype(np.float64)
+    np.add.at(answered, (np.arange(k), farthest), table[:, k])
+    cost = np.abs(np.subtract.outer(np.arange(k), np.arange(k))).astype(np.float64)
+    cost = np.where(cost > 0, cost**power, 0.0)
+    # 1 - sum cost observed / sum cost expected, expected_ij = true_i given_j / n
+    expected = answered.sum(axis=1) @ cost @ answered.sum(axis=0)
+    return float(1 - (cost * answered).sum() * answered.sum() / expected) if expected > 0 else NAN
 
 
 def matthews(labels: ArrayLike, truth: ArrayLike, k: int) -> float:

@@ -100,7 +100,7 @@ def ratio_interval(
     count = int(codes.max(initial=-1)) + 1
     sums = np.bincount(codes, top, count) + 1j * np.bincount(codes, bottom, count)
     values = np.concatenate([_ratio(drawn) for drawn in _resampled_sums(sums, draws, rng)]) if count else np.empty(0)
-    return _interval(float(_ratio(sums.sum())), values, len(top), count, level)
+    return percentile_interval(float(_ratio(sums.sum())), values, len(top), count, level)
 
 
 def _ratio(sums: Pairs) -> Floats:
@@ -194,10 +194,10 @@ def clustered_bootstrap(
         within = np.arange(ends[-1]) - np.repeat(ends - size[drawn], size[drawn])
         picked = order[np.repeat(first[drawn], size[drawn]) + within]
         values[i] = statistic(*(a[picked] for a in inputs))
-    return _interval(float(statistic(*inputs)), values, n, len(size), level)
+    return percentile_interval(float(statistic(*inputs)), values, n, len(size), level)
 
 
-def _interval(value: float, values: Floats, n: int, groups: int, level: float) -> Interval:
+def percentile_interval(value: float, values: Floats, n: int, groups: int, level: float) -> Interval:
     """Take the percentile limits of the draws that have a value."""
     defined = values[~np.isnan(values)]
     if groups < 2 or 2 * len(defined) < len(values) or not len(defined):

@@ -1,4 +1,4 @@
-"""Does a probability mean what it says: ECE and its kin, NLL, Brier, OCR and CCC.
+"""Does a probability mean what it says: ECE and its kin, OCR and CCC.
 
 `confidence` is always the calibrated probability of the top label and `correct` whether that label is right. Every
 metric is O(N log N) at most: 100,000 cases take well under a second. Every metric of no case is nan.
@@ -12,23 +12,14 @@ References
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, assert_never
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from secondlook.eval.arrays import Floats, Ints, flags, indices, mean, shares, simplexes
+from secondlook.eval.bins import Scheme, bin_edges, place_between
 from secondlook.eval.ood import auroc
-
-Scheme = Literal["width", "mass"]
-"""How confidences are put into bins.
-
-- ``width``: bins of equal width over [0, 1]
-- ``mass``: bins of as equal a number of cases as ties allow; equal confidences are never parted
-"""
-
-NLL_FLOOR = 1e-12
-"""Probabilities below this count as this in `nll`, so that one zero costs 27.6 nats and not infinity."""
 
 
 class Bins(NamedTuple):
@@ -55,7 +46,7 @@ def reliability_bins(confidence: ArrayLike, correct: ArrayLike, bins: int = 15, 
     bins : int
         How many; equal-mass bins may come out fewer, where confidences tie.
     scheme : {"width", "mass"}
-        See `Scheme`.
+        See `secondlook.eval.bins.Scheme`.
 
     Returns
     -------
@@ -67,13 +58,10 @@ def reliability_bins(confidence: ArrayLike, correct: ArrayLike, bins: int = 15, 
     >>> reliability_bins([0.2, 0.5, 0.9], [False, True, True], bins=2).n.tolist()
     [2, 1]
     """
-    if bins < 1:
-        raise ValueError(f"bins: expected at least 1, got {bins}")
     conf = shares("confidence", confidence)
     right = flags("correct", correct, len(conf))
-    edges = _edges(conf, bins, scheme)
-    # side="left" closes each bin on the right; the clip gives the lowest edge to the first bin
-    place = np.clip(np.searchsorted(edges, conf, side="left") - 1, 0, len(edges) - 2)
+    edges = bin_edges(conf, bins, scheme)
+    place = place_between(edges, conf)
     n = np.bincount(place, minlength=len(edges) - 1)
     held = np.where(n > 0, n, np.nan)
     return Bins(
@@ -83,22 +71,6 @@ def reliability_bins(confidence: ArrayLike, correct: ArrayLike, bins: int = 15, 
         np.bincount(place, conf, minlength=len(n)) / held,
         np.bincount(place, right, minlength=len(n)) / held,
     )
-
-
-def _edges(conf: Floats, bins: int, scheme: Scheme) -> Floats:
-    """Return B + 1 ascending edges."""
-    match scheme:
-        case "width":
-            return np.arange(bins + 1) / bins
-        case "mass":
-            if not len(conf):
-                return np.array([0.0, 1.0])
-            # The k-th edge is the ceil(N k / B)-th smallest confidence, in whole numbers.
-            ranks = -(-len(conf) * np.arange(1, bins + 1) // bins)
-            ordered = np.sort(conf)
-            return np.concatenate([ordered[:1], np.unique(ordered[ranks - 1])])
-        case _:
-            assert_never(scheme)
 
 
 def _gaps(table: Bins) -> tuple[Floats, Floats]:
@@ -160,59 +132,6 @@ def class_wise_ece(probs: ArrayLike, truth: ArrayLike, bins: int = 15, scheme: S
     p = simplexes("probs", probs)
     y = indices("truth", truth, *p.shape)
     return float(np.mean([ece(p[:, k], y == k, bins, scheme) for k in range(p.shape[1])]))
-
-
-def nll(probs: ArrayLike, truth: ArrayLike) -> float:
-    """Mean negative log-likelihood of the truth, in nats: ``-mean log max(p_y, NLL_FLOOR)``.
-
-    Parameters
-    ----------
-    probs : array_like of shape (N, K)
-        Distributions.
-    truth : array_like of shape (N,)
-        Indices of the true labels.
-
-    Returns
-    -------
-    float
-        0 or more; log K for a uniform distribution.
-
-    Examples
-    --------
-    >>> round(nll([[0.5, 0.5], [0.25, 0.75]], [0, 1]), 4)
-    0.4904
-    """
-    p = simplexes("probs", probs)
-    y = indices("truth", truth, *p.shape)
-    return mean(-np.log(np.maximum(p[np.arange(len(y)), y], NLL_FLOOR)))
-
-
-def brier(probs: ArrayLike, truth: ArrayLike) -> float:
-    """Brier score in its multi-class sum form: mean over cases of ``sum_k (p_k - [y = k])^2``.
-
-    Twice the two-label form that weather forecasters use.
-
-    Parameters
-    ----------
-    probs : array_like of shape (N, K)
-        Distributions.
-    truth : array_like of shape (N,)
-        Indices of the true labels.
-
-    Returns
-    -------
-    float
-        0 to 2, lower is better; 1 - 1/K for a uniform distribution.
-
-    Examples
-    --------
-    >>> brier([[0.5, 0.5], [0.25, 0.75]], [0, 1])
-    0.3125
-    """
-    p = simplexes("probs", probs)
-    y = indices("truth", truth, *p.shape)
-    # sum_k (p_k - [y = k])^2 = sum_k p_k^2 - 2 p_y + 1
-    return mean(np.square(p).sum(axis=1) - 2 * p[np.arange(len(y)), y] + 1)
 
 
 def ocr(confidence: ArrayLike, correct: ArrayLike, tau: float = 0.8) -> float:

@@ -13,7 +13,8 @@ from secondlook.eval.accuracy import balanced_accuracy
 from secondlook.eval.baselines import baselines
 from secondlook.eval.bootstrap import Interval, clustered_bootstrap, mean_interval, ratio_interval, wilson
 from secondlook.eval.ood import auroc
-from secondlook.eval.reliability import brier, ccc, direction, ece, nll, ocr
+from secondlook.eval.proper_scores import brier, nll
+from secondlook.eval.reliability import ccc, direction, ece, ocr
 from secondlook.eval.selective import aurc
 from secondlook.eval.tally import Row
 from secondlook.orchestrator.fitted import Model
@@ -64,10 +65,9 @@ def score(rows: Iterable[Row]) -> Scored:
     truth, label, first, probs, trust, accepted, twice, groups = [], [], [], [], [], [], [], []
     for row in rows:
         index = {name: k for k, name in enumerate(row.labels)}
-        belief = row.looks[0].probs
         truth.append(index[row.truth] if row.truth is not None else -1)
         label.append(index[row.label] if row.label is not None else -1)
-        first.append(-1 if belief is None else int(np.argmax(belief)))
+        first.append(index[row.first_label] if row.first_label is not None else -1)
         probs.append(row.probs or (1 / len(index),) * len(index))
         trust.append(row.trust or 0.0)
         accepted.append(row.action == "accept")
@@ -137,7 +137,7 @@ def summarise(scored: Scored, model: Model, opinions: Opinions, rng: np.random.G
 
 
 def _others(s: Scored, model: Model, opinions: Opinions) -> Metrics:
-    """Compute the alternatives on the same cases: each agent alone, and the plainest ways to combine them."""
+    """Compute the alternatives on the same cases: each agent alone, and other ways to combine them, fitted by `fit`."""
     columns, panel = opinions.columns, opinions.probs
     best = max(model.records, key=lambda record: record.accuracy.value)
     names = {(r.agent, r.look): column for r, column in zip(model.records, columns, strict=True)}
@@ -154,6 +154,15 @@ def _others(s: Scored, model: Model, opinions: Opinions) -> Metrics:
         metrics[f"agents/{column}/n"] = int(answered.sum())
         if column.startswith("neighbour-vote"):
             metrics["base/neighbour_vote"] = metrics[f"agents/{column}/acc"]
+            metrics["base/neighbour_vote/ece"] = metrics[f"agents/{column}/ece"]
+    for name, fusion in model.alternatives.items():
+        # These two are agents, whose figures are above.
+        if name not in ("best_agent", "neighbour_vote"):
+            belief = fusion.fuse(opinions.of(fusion.agents))
+            known = ~np.isnan(belief).any(axis=1)
+            right = known & (np.nan_to_num(belief).argmax(axis=1) == s.truth)
+            metrics[f"base/{name}"] = float(right.mean())
+            metrics[f"base/{name}/ece"] = ece(belief[known].max(axis=1, initial=0.0), right[known])
     return metrics
 
 

@@ -26,8 +26,9 @@ from sklearn.metrics import (
 )
 from strategies import Judged, Labelled, Panel, judged, labelled, panels, permutations
 
-from secondlook.eval import accuracy, baselines, ood, reliability, selective
+from secondlook.eval import accuracy, baselines, ood, proper_scores, reliability, selective
 from secondlook.eval.arrays import Floats, Ints
+from secondlook.eval.bins import Scheme
 
 YES, NO = True, False
 
@@ -98,19 +99,19 @@ def test_class_wise_ece_by_hand() -> None:
 
 
 def test_nll_and_brier_equal_scikit_learn(answers: Labelled) -> None:
-    assert reliability.nll(*answers) == pytest.approx(log_loss(answers.truth, answers.probs))
+    assert proper_scores.nll(*answers) == pytest.approx(log_loss(answers.truth, answers.probs))
     expected = brier_score_loss(answers.truth, answers.probs, labels=range(5), scale_by_half=False)
-    assert reliability.brier(*answers) == pytest.approx(expected)
+    assert proper_scores.brier(*answers) == pytest.approx(expected)
 
 
 def test_brier_and_nll_by_hand() -> None:
     # (1 - .7)^2 + .2^2 + .1^2 = .14; -ln .7 = .3567
-    assert reliability.brier([[0.7, 0.2, 0.1]], [0]) == pytest.approx(0.14)
-    assert reliability.nll([[0.7, 0.2, 0.1]], [0]) == pytest.approx(0.3567, abs=1e-4)
+    assert proper_scores.brier([[0.7, 0.2, 0.1]], [0]) == pytest.approx(0.14)
+    assert proper_scores.nll([[0.7, 0.2, 0.1]], [0]) == pytest.approx(0.3567, abs=1e-4)
 
 
 def test_a_zero_given_to_the_truth_costs_the_stated_floor() -> None:
-    assert reliability.nll([[1.0, 0.0]], [1]) == pytest.approx(12 * np.log(10))
+    assert proper_scores.nll([[1.0, 0.0]], [1]) == pytest.approx(12 * np.log(10))
 
 
 def test_ocr_counts_what_is_wrong_at_tau_or_above_among_all_cases() -> None:
@@ -132,7 +133,7 @@ def test_what_is_undefined_is_nan() -> None:
     for metric in (reliability.ece, reliability.mce, reliability.ocr, reliability.ccc, reliability.direction):
         assert np.isnan(metric([], []))
     assert np.isnan(reliability.ece([], [], scheme="mass"))
-    for proper in (reliability.nll, reliability.brier, reliability.class_wise_ece):
+    for proper in (proper_scores.nll, proper_scores.brier, reliability.class_wise_ece):
         assert np.isnan(proper(np.empty((0, 3)), []))
 
 
@@ -144,9 +145,9 @@ def test_what_is_undefined_is_nan() -> None:
         (lambda: reliability.ece([0.5, 0.5], [YES]), "correct: expected [N=2], got (1,)"),
         (lambda: reliability.ece([0.5], [2]), "correct: expected booleans"),
         (lambda: reliability.ece([0.5], [YES], bins=0), "bins: expected at least 1"),
-        (lambda: reliability.nll([0.5, 0.5], [0]), "probs: expected [N, K >= 2], got (2,)"),
-        (lambda: reliability.nll([[0.5, 0.4]], [0]), "probs: 1 of 1 rows do not sum to 1"),
-        (lambda: reliability.nll([[0.5, 0.5]], [2]), "truth: expected whole numbers from 0 to 1"),
+        (lambda: proper_scores.nll([0.5, 0.5], [0]), "probs: expected [N, K >= 2], got (2,)"),
+        (lambda: proper_scores.nll([[0.5, 0.4]], [0]), "probs: 1 of 1 rows do not sum to 1"),
+        (lambda: proper_scores.nll([[0.5, 0.5]], [2]), "truth: expected whole numbers from 0 to 1"),
         (lambda: selective.risk_at_coverage([1], [YES], 0), "coverage: expected above 0"),
         (lambda: ood.fpr_at_recall([1], [2], recall=0), "recall: expected above 0"),
         (lambda: baselines.baselines([[[0.5, np.nan]]], [0], 0), "nan in some"),
@@ -162,7 +163,7 @@ def test_what_is_not_a_metric_s_input_is_refused_in_words(call: Callable[[], flo
 
 @given(judged(), st.integers(1, 20), st.sampled_from(["width", "mass"]), st.data())
 def test_ece_is_a_share_below_mce_above_the_overall_gap_and_blind_to_order(
-    cases: Judged, bins: int, scheme: reliability.Scheme, data: st.DataObject
+    cases: Judged, bins: int, scheme: Scheme, data: st.DataObject
 ) -> None:
     value = reliability.ece(*cases, bins, scheme)
     order = data.draw(permutations(len(cases.correct)))
@@ -175,7 +176,7 @@ def test_ece_is_a_share_below_mce_above_the_overall_gap_and_blind_to_order(
 
 
 @given(judged(), st.sampled_from(["width", "mass"]))
-def test_knowing_what_is_right_gives_no_calibration_error(cases: Judged, scheme: reliability.Scheme) -> None:
+def test_knowing_what_is_right_gives_no_calibration_error(cases: Judged, scheme: Scheme) -> None:
     assert reliability.ece(cases.correct.astype(float), cases.correct, scheme=scheme) == 0
 
 
@@ -189,10 +190,10 @@ def test_ccc_is_a_correlation_that_turns_round_when_right_and_wrong_are_swapped(
 
 @given(labelled())
 def test_brier_and_class_wise_ece_keep_their_ranges_and_the_truth_scores_zero(cases: Labelled) -> None:
-    assert -1e-12 <= reliability.brier(*cases) <= 2
+    assert -1e-12 <= proper_scores.brier(*cases) <= 2
     assert 0 <= reliability.class_wise_ece(*cases) <= 1
     perfect = np.eye(cases.probs.shape[1])[cases.truth]
-    assert reliability.brier(perfect, cases.truth) == reliability.nll(perfect, cases.truth) == 0
+    assert proper_scores.brier(perfect, cases.truth) == proper_scores.nll(perfect, cases.truth) == 0
 
 
 RECORDS = (
@@ -423,8 +424,8 @@ def test_every_metric_of_100_000_cases_takes_about_a_second() -> None:
         "ece": lambda: reliability.ece(conf, right),
         "ece by mass": lambda: reliability.ece(conf, right, scheme="mass"),
         "class-wise": lambda: reliability.class_wise_ece(probs, truth),
-        "nll": lambda: reliability.nll(probs, truth),
-        "brier": lambda: reliability.brier(probs, truth),
+        "nll": lambda: proper_scores.nll(probs, truth),
+        "brier": lambda: proper_scores.brier(probs, truth),
         "auroc": lambda: reliability.auroc_of_confidence(conf, right),
         "aurc": lambda: selective.excess_aurc(conf, right),
         "matthews": lambda: accuracy.matthews(probs.argmax(axis=1), truth, 7),
