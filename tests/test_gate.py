@@ -1,11 +1,11 @@
-"""The gate: p-values by hand and by oracle, the promise simulated, prediction sets that cover."""
+"""The gate: p-values by hand and by oracle, the promise simulated, decisions and their reasons."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest
-from strategies import Labelled, labelled
 
 from secondlook.orchestrator.gate import (
     GRID,
@@ -21,12 +20,11 @@ from secondlook.orchestrator.gate import (
     LookData,
     accept_in_order,
     choose_threshold,
-    conformal_limit,
     group_losses,
     risk_p_value,
     units_needed,
 )
-from secondlook.orchestrator.judgement import explain, judge
+from secondlook.orchestrator.judgement import Hold, explain, judge
 from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.pool import Pool
 from secondlook.orchestrator.trust_model import Trust
@@ -239,6 +237,8 @@ def test_what_is_riskier_than_the_target_is_looked_at_again_before_it_is_accepte
     assert (gate.least_trust(last=False), gate.least_trust(last=True)) == (0.95, 0.6)
     assert gate.model_copy(update={"threshold": 0.99}).least_trust(last=False) == 0.99
     assert Gate().least_trust(last=False) is None
+    assert gate.model_copy(update={"early_trust": 0.8}).least_trust(last=False) == 0.8
+    assert gate.model_copy(update={"early_trust": 0.5}).least_trust(last=False) == 0.6, "never below the last look's"
     # .9 is not enough at the first look of two; at the second, right or wrong, it is.
     looks = [
         LookData(np.array([0.9, 0.96]), np.array([True, False])),
@@ -257,62 +257,71 @@ def test_strangers_are_never_accepted_however_much_they_are_trusted(typicality: 
     assert not (accepted & gate.strangers(typical)).any()
 
 
+def test_the_least_trust_of_every_look_is_written_down() -> None:
+    drawn = draw(200, 1, np.random.default_rng(3), easy=8.0)
+    looks = [LookData(drawn.trust, drawn.wrong)] * 2
+    for early in (None, 0.98):
+        gate = choose_threshold(Gate(early_trust=early), looks, np.ones(len(drawn.trust)), drawn.groups)
+        assert gate.threshold is not None
+        assert gate.thresholds == (gate.least_trust(last=False), gate.least_trust(last=True))
+        assert gate.thresholds[0] == max(early or 0.95, gate.threshold)
+        assert Gate.model_validate_json(gate.model_dump_json()) == gate
+    assert threshold_for(Drawn(drawn.trust[:9], drawn.wrong[:9], drawn.groups[:9])).thresholds == ()
+
+
+def test_an_earlier_look_that_accepts_more_readily_is_part_of_what_is_tested() -> None:
+    # The first look is wrong wherever its trust is .9; the second knows better, if it is asked.
+    n = 200
+    first = LookData(np.full(n, 0.9), np.ones(n, dtype=np.bool_))
+    second = LookData(np.full(n, 0.99), np.zeros(n, dtype=np.bool_))
+    names = [f"{i}" for i in range(n)]
+    careful = choose_threshold(Gate(), [first, second], np.ones(n), names)
+    assert (careful.coverage, careful.accepted_error, careful.thresholds) == (1.0, 0.0, (0.95, 0.5))
+    hasty = choose_threshold(Gate(early_trust=0.6), [first, second], np.ones(n), names)
+    assert hasty.threshold is not None
+    assert hasty.threshold > 0.9, "the test stops before the first look's errors are accepted"
+    assert hasty.accepted_error == 0.0
+
+
+# -- edges
+
+
+def test_one_unit_alone_proves_nothing_however_many_cases_it_has() -> None:
+    one = Drawn(np.full(1000, 0.9999), np.zeros(1000, dtype=np.bool_), ["leaf"] * 1000)
+    assert threshold_for(one).threshold is None
+    assert threshold_for(Drawn(np.ones(1), np.zeros(1, dtype=np.bool_), ["leaf"])).threshold is None
+
+
+def test_without_a_case_nothing_is_promised() -> None:
+    gate = threshold_for(Drawn(np.empty(0), np.empty(0, dtype=np.bool_), []))
+    assert (gate.threshold, gate.n_units, gate.needed) == (None, 0, 45)
+
+
+def test_where_all_agents_failed_nothing_is_accepted() -> None:
+    # Trust is then 0, which no threshold reaches.
+    failed = Drawn(np.zeros(300), np.ones(300, dtype=np.bool_), [f"{i}" for i in range(300)])
+    assert threshold_for(failed).threshold is None
+    said = np.full((1, 3, 2), np.nan)
+    opinions = Opinions.uncalibrated(("a",), said)
+    found = judge(POOL, Trust(), Gate(threshold=0.5), opinions, np.ones(3), may_look_again=True)
+    assert found.decisions == ("review",) * 3
+    assert found.labels.tolist() == [-1] * 3
+
+
+@pytest.mark.parametrize(("wrong", "accepted"), [(0, 1.0), (1, 1.0), (14, 0.0)])
+def test_of_a_constant_trust_all_is_accepted_or_nothing(wrong: int, accepted: float) -> None:
+    # 100 cases: P(Bin(100, .05) <= 0) = .0059 and <= 1 .0371, both below .1; 14 wrong is above the target itself.
+    drawn = Drawn(np.full(100, 0.97), np.arange(100) < wrong, [f"{i}" for i in range(100)])
+    gate = threshold_for(drawn)
+    assert gate.coverage == accepted
+    assert gate.accepts(drawn.trust, np.ones(100)).mean() == accepted
+
+
 def test_strangers_do_not_count_towards_the_promise() -> None:
     drawn = Drawn(np.full(60, 0.99), np.zeros(60, dtype=np.bool_), [f"{i}" for i in range(60)])
     typicality = np.where(np.arange(60) < 16, 0.01, 1.0)
     looks = [LookData(drawn.trust, drawn.wrong)]
     assert choose_threshold(Gate(), looks, typicality, drawn.groups).threshold is None  # 44 are left
-
-
-def softmax(z: Floats) -> Floats:
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return np.asarray(e / e.sum(axis=1, keepdims=True))
-
-
-@pytest.mark.parametrize("level", [0.8, 0.9, 0.95])
-def test_prediction_sets_cover_as_promised_even_of_a_belief_that_is_too_sure(level: float) -> None:
-    rng = np.random.default_rng(1)
-    covered = []
-    for _ in range(200):
-        odds = rng.normal(size=(300, 5)) * 1.5
-        truth = (odds + rng.gumbel(size=odds.shape)).argmax(axis=1)  # drawn from softmax(odds)
-        belief = softmax(3 * odds)
-        limit = conformal_limit(belief[:100], truth[:100], level)
-        inside = Gate(set_level=level, set_limit=limit).prediction_sets(belief[100:])
-        covered.append(inside[np.arange(200), truth[100:]].mean())
-    # Between the level and the level + 1 / (n + 1), within three standard errors of 200 sets.
-    error = 3 * np.std(covered) / math.sqrt(len(covered))
-    assert level - error <= np.mean(covered) <= level + 1 / 101 + error
-
-
-@given(labelled(), st.floats(0.05, 0.95), st.floats(0.05, 0.95))
-def test_prediction_sets_are_nested_in_level_and_never_empty(data: Labelled, a: float, b: float) -> None:
-    truth = data.truth.astype(np.intp)
-    low, high = (
-        Gate(set_limit=conformal_limit(data.probs, truth, level)).prediction_sets(data.probs)
-        for level in sorted((a, b))
-    )
-    assert low.any(axis=1).all()
-    assert (low <= high).all()
-
-
-@given(labelled(), st.floats(0.05, 0.95))
-def test_on_the_held_out_cases_themselves_the_sets_hold_at_least_the_level(data: Labelled, level: float) -> None:
-    # The label at the limit belongs to the set; 1 - (1 - p) is not always p.
-    limit = conformal_limit(data.probs, data.truth.astype(np.intp), level)
-    inside = Gate(set_limit=limit).prediction_sets(data.probs)
-    assert inside[np.arange(len(data.truth)), data.truth].mean() >= level
-
-
-def test_where_nothing_is_known_the_set_holds_every_label() -> None:
-    belief = np.array([[np.nan, np.nan, np.nan], [0.9, 0.06, 0.04]])
-    assert Gate(set_limit=0.3).prediction_sets(belief).tolist() == [[True, True, True], [True, False, False]]
-    # Such a case is always covered, and its score of 0 must not become the limit of the others.
-    assert conformal_limit(belief, np.array([0, 0]), 0.5) == pytest.approx(0.1)
-
-
-def test_too_few_cases_for_a_level_give_every_label() -> None:
-    assert conformal_limit(np.array([[0.9, 0.1]] * 5), np.zeros(5, dtype=np.intp), 0.9) == 1.0
 
 
 POOL = Pool(agents=("a",), prior=(0.5, 0.5), weights=(1.0,))
@@ -338,6 +347,20 @@ def test_every_reason_leads_to_its_decision() -> None:
     assert reason_of(failed, 1.0, gate) == ("review", "no_outcome")
 
 
+@pytest.mark.parametrize("reason", ["unproven", "drift"])
+def test_a_hold_sends_to_review_what_would_be_accepted_and_nothing_else(reason: Literal["unproven", "drift"]) -> None:
+    hold = Hold(reason, "the index of neighbour-vote has changed since it was measured.")
+    gate, unsure = Gate(threshold=0.9), np.array([[[0.99, 0.01], [0.6, 0.4], [np.nan, np.nan], [0.99, 0.01]]])
+    opinions = Opinions.uncalibrated(("a",), unsure)
+    for more, after in ((True, "look_again"), (False, "review")):
+        found = judge(POOL, Trust(), gate, opinions, np.array([1, 1, 1, 0.01]), may_look_again=more, hold=hold)
+        assert found.reasons == (reason, "low_trust", "no_outcome", "stranger")
+        assert found.decisions == ("review", after, "review", after)
+    assert explain(reason, "review", gate, 0.9, 0.97, 1.0, hold.why) == (
+        "Trust 0.970 would be accepted, but the index of neighbour-vote has changed since it was measured."
+    )
+
+
 def test_an_image_without_an_embedding_is_never_accepted_whoever_answered() -> None:
     assert reason_of(SURE, math.nan, Gate(threshold=0.9, stranger_limit=0.0)) == ("review", "no_outcome")
 
@@ -349,6 +372,12 @@ def test_the_reason_is_a_sentence_whose_numbers_can_be_told_apart() -> None:
     )
     assert explain("trusted", "accept", gate, 0.95, 0.97, 1.0, "") == (
         "Trust 0.970 reaches the 0.950 that holds errors under 2.5%."
+    )
+    assert explain("budget", "review", gate, 0.9999, 0.5, 1.0, refused="looks 3 of 2 a run") == (
+        "Trust 0.500 is below the 1.000 that is needed; another look is beyond the budget (looks 3 of 2 a run)."
+    )
+    assert explain("budget", "review", gate, 0.9999, math.nan, 1.0, refused="usd 2 of 1 a case") == (
+        "To look at it at all is beyond the budget (usd 2 of 1 a case)."
     )
     assert "looked at again" in explain("no_threshold", "look_again", gate, None, 0.5, 1.0, "")
     assert explain("stranger", "review", gate, 0.9, 0.5, 0.004, "") == (
