@@ -15,7 +15,7 @@ Ints = NDArray[np.intp]
 LABEL_SMOOTHING = 0.5
 """Cases added per cell of P(said label | truth), as many as Jeffreys' prior of a multinomial adds."""
 BIN_SHRINKAGE = 5.0
-"""Cases' worth by which P(bin | label, truth) is pulled towards P(bin | label), and that towards P(bin)."""
+"""Cases' worth by which P(bin | label, truth) is pulled towards what holds for the label and for right or wrong."""
 MOST_BINS = 6
 DECIMALS = 6
 """Confidences that agree to this many decimals are one confidence."""
@@ -37,14 +37,16 @@ class AnswerTable(Frozen):
 
         P(j | k)    = (n(k, j) + a K P0(j | k)) / (n(k) + a K)
         P0(j | k)   = 1 / (2 K) + (r if j = k else (1 - r) / (K - 1)) / 2
-        P(b | j, k) = (n(k, j, b) + m P(b | j)) / (n(k, j) + m)
-        P(b | j)    = (n(j, b) + m P(b)) / (n(j) + m)
-        P(b)        = (n(b) + 1) / (n + B)
+        P(b | j, k) = (n(k, j, b) + m P0(b | j, k)) / (n(k, j) + m)
+        P0(b | j, k) = P(b | j) P(b | right if j = k else wrong) / P(b), normalised
+        P(b | j)    = (n(j, b) + m P(b)) / (n(j) + m), the same for right and wrong
+        P(b)        = (n(b) + 1) / (N + B)
 
     Nothing is read of an answer but its top label and the confidence in it, and nothing is assumed about the
     confidence: it counts by how it went with the truth. A constant confidence has one bin, which says nothing. P0 is
     halfway between knowing nothing and the agent's accuracy at all labels, so that a label which it has hardly said
-    yet still counts for something, the more the better the agent.
+    yet still counts for something, the more the better the agent; and confidences that tell right from wrong are first
+    taken to do so at all labels.
 
     References
     ----------
@@ -170,16 +172,23 @@ class AnswerTable(Frozen):
 
     def _log_table(self) -> Floats:
         """Log-likelihoods of shape (K, K, B): truth, said label, bin."""
-        n, m = self._counts(), self.shrinkage
-        k, of_label = self.n_labels, n.sum(axis=2)
+        n, m, k = self._counts(), self.shrinkage, self.n_labels
+        of_label = n.sum(axis=2)
         accuracy = (np.trace(of_label) + 1) / (n.sum() + k)
         start = 1 / k + np.where(np.eye(k) > 0, accuracy, (1 - accuracy) / (k - 1))
-        added = self.smoothing * k
-        label = (of_label + added * start / 2) / (of_label.sum(axis=1, keepdims=True) + added)
+        label = shrunk(of_label, self.smoothing * k, start / 2)
+        hits = np.eye(k)[..., None] * n
         anywhere = (n.sum(axis=(0, 1)) + 1) / (n.sum() + self.n_bins)
-        whatever_truth = (n.sum(axis=0) + m * anywhere) / (of_label.sum(axis=0)[:, None] + m)
-        within = (n + m * whatever_truth) / (of_label[..., None] + m)
+        of_said = shrunk(n.sum(axis=0), m, anywhere)
+        right, wrong = (shrunk(part.sum(axis=(0, 1)), m, anywhere) for part in (hits, n - hits))
+        start = of_said * np.where(np.eye(k)[..., None] > 0, right, wrong) / anywhere
+        within = shrunk(n, m, start / start.sum(axis=2, keepdims=True))
         return np.asarray(np.log(label)[..., None] + np.log(within))
+
+
+def shrunk(counts: Floats, strength: float, towards: Floats) -> Floats:
+    """Shares along the last axis, with `strength` cases spread as `towards` says added to the counts."""
+    return np.asarray((counts + strength * towards) / (counts.sum(axis=-1, keepdims=True) + strength))
 
 
 def confidence_edges(confidences: Floats, most: int = MOST_BINS) -> Floats:

@@ -42,9 +42,11 @@ def test_a_table_is_counted_by_hand() -> None:
     assert table.cells == ((0, 0, 0, 1), (0, 0, 1, 2), (0, 1, 0, 1), (1, 0, 0, 1), (1, 1, 1, 1))
     # Accuracy (4 + 1) / (6 + 2) = 5/8, so P0(0|0) = 1/4 + 5/16 = 9/16 and P0(0|1) = 1/4 + 3/16 = 7/16.
     # P(0|0) = (3 + 9/16) / (4 + 1) = .7125 and P(0|1) = (1 + 7/16) / (2 + 1) = .479167.
-    # P(.9) = (3 + 1) / (6 + 2) = .5; P(.9|says 0) = (2 + 5 * .5) / (4 + 5) = .5;
-    # P(.9|says 0, 0) = (2 + 5 * .5) / (3 + 5) = .5625; P(.9|says 0, 1) = (0 + 5 * .5) / (1 + 5) = .416667.
-    expected = np.log([0.7125 * 0.5625, 0.4791667 * 0.4166667])
+    # P(.9) = (3 + 1) / (6 + 2) = .5; P(.9|says 0) = (2 + 5 * .5) / (4 + 5) = .5.
+    # P(.9|right) = (3 + 5 * .5) / (4 + 5) = .611111 and P(.9|wrong) = (0 + 5 * .5) / (2 + 5) = .357143, which times
+    # .5 / .5 are also what P(.9|says 0, 0) and P(.9|says 0, 1) are pulled to:
+    # (2 + 5 * .611111) / (3 + 5) = .631944 and (0 + 5 * .357143) / (1 + 5) = .297619.
+    expected = np.log([0.7125 * 0.6319444, 0.4791667 * 0.2976190])
     np.testing.assert_allclose(table.log_likelihood(np.array([[0.9, 0.0]]))[0], expected, rtol=1e-6)
     # The prior is (4 + 1) / 8 and (2 + 1) / 8.
     p = np.array([5 / 8, 3 / 8]) * np.exp(expected)
@@ -150,9 +152,8 @@ def test_a_label_never_said_yet_counts_by_the_accuracy_at_the_others() -> None:
 def test_one_class_only_leaves_everything_finite() -> None:
     said = np.array([[0.9, 0.1, 0.0], [0.5, 0.3, 0.2], [0.0, 0.9, 0.1]] * 20)
     table = AnswerTable.fit(said, np.zeros(60, dtype=np.intp))
-    posterior = table.posterior(np.eye(3))
-    assert np.isfinite(posterior).all()
-    assert (posterior.argmax(axis=1) == 0).all()
+    assert (table.posterior(said).argmax(axis=1) == 0).all()
+    assert np.isfinite(table.posterior(np.eye(3))).all(), "label 2, which was never said, too"
 
 
 def test_with_many_cases_the_posterior_is_the_frequency(rng: np.random.Generator) -> None:
