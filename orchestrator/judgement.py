@@ -143,7 +143,7 @@ def explain(
         Which limits of the budget the next look would exceed, with the numbers.
     """
     # Five digits where three would show both numbers as one, or as certainty.
-    digits = 5 if trust >= 0.9995 or abs(trust - (least or 0.0)) < 0.001 else 3
+    digits = 5 if max(trust, least or 0.0) >= 0.9995 or abs(trust - (least or 0.0)) < 0.001 else 3
     after = ", so it is looked at again" if decision == "look_again" else ""
     if refused:
         after = f"; another look is beyond the budget ({refused})"

@@ -374,7 +374,7 @@ def test_the_reason_is_a_sentence_whose_numbers_can_be_told_apart() -> None:
         "Trust 0.970 reaches the 0.950 that holds errors under 2.5%."
     )
     assert explain("budget", "review", gate, 0.9999, 0.5, 1.0, refused="looks 3 of 2 a run") == (
-        "Trust 0.500 is below the 1.000 that is needed; another look is beyond the budget (looks 3 of 2 a run)."
+        "Trust 0.50000 is below the 0.99990 that is needed; another look is beyond the budget (looks 3 of 2 a run)."
     )
     assert explain("budget", "review", gate, 0.9999, math.nan, 1.0, refused="usd 2 of 1 a case") == (
         "To look at it at all is beyond the budget (usd 2 of 1 a case)."
