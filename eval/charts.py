@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from secondlook.eval.bootstrap import wilson
 from secondlook.eval.reliability import reliability_bins
 from secondlook.eval.selective import risk_coverage
 from secondlook.eval.tally import Tally
@@ -66,20 +67,6 @@ class Risk(NamedTuple):
     """Where the gate stood: x, y, and how far to the side its name is written."""
 
 
-def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a share; z = 1.96 for 95 %.
-
-    Examples
-    --------
-    >>> [round(end, 3) for end in wilson(9, 10)]
-    [0.596, 0.982]
-    """
-    p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def _x(share: float) -> float:
     return round(LEFT + (RIGHT - LEFT) * share, 1)
 
@@ -105,10 +92,19 @@ def reliability_chart(tally: Tally) -> Reliability | None:
     dots = []
     for n, conf, acc in zip(table.n.tolist(), table.confidence.tolist(), table.accuracy.tolist(), strict=True):
         if n:
-            lo, hi = wilson(acc * n, n)
-            share = n / most
+            ends, share = wilson(round(acc * n), n), n / most
             dots.append(
-                Dot(n, conf, acc, _x(conf), y(acc), y(lo), y(hi), round(2.5 + 4 * share**0.5, 1), base - room * share)
+                Dot(
+                    n,
+                    conf,
+                    acc,
+                    _x(conf),
+                    y(acc),
+                    y(ends.lo),
+                    y(ends.hi),
+                    round(2.5 + 4 * share**0.5, 1),
+                    base - room * share,
+                )
             )
     return Reliability(
         LEFT,

@@ -10,7 +10,7 @@ import numpy as np
 
 from secondlook.agents.errors import ConfigError
 from secondlook.eval.arrays import Floats, Ints
-from secondlook.eval.charts import wilson
+from secondlook.eval.bootstrap import wilson
 from secondlook.eval.measured import Figure as Measure
 from secondlook.eval.measured import Measured, read_measured
 from secondlook.eval.reliability import ece, reliability_bins
@@ -109,9 +109,9 @@ def _reliability(axes: Axes, tally: Tally) -> None:
     table = reliability_bins(said, right)
     held = table.n > 0
     axes.bar(table.lo, 0.25 * table.n / table.n.max(), 1 / len(table.n), align="edge", color="#D9D9D9", zorder=0)
-    ends = np.array([wilson(a * n, n) for a, n in zip(table.accuracy[held], table.n[held], strict=True)])
     share = table.accuracy[held]
-    bars = np.maximum(0, [share - ends[:, 0], ends[:, 1] - share])
+    ends = [wilson(round(a * n), n) for a, n in zip(share.tolist(), table.n[held].tolist(), strict=True)]
+    bars = np.maximum(0, [share - [end.lo for end in ends], [end.hi for end in ends] - share])
     axes.errorbar(table.confidence[held], share, bars, fmt="o", ms=4, lw=1, color=BLUE, clip_on=False, zorder=3)
     unanswered = f", {np.count_nonzero(~known)} without an answer" if not known.all() else ""
     axes.set_title(f"ECE {ece(said, right):.3f}, n = {len(said)}{unanswered}", loc="left")

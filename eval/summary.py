@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.eval.accuracy import balanced_accuracy
+from secondlook.eval.answers import answer_figures
 from secondlook.eval.baselines import baselines
-from secondlook.eval.bootstrap import Interval, clustered_bootstrap, mean_interval, ratio_interval, wilson
-from secondlook.eval.ood import auroc
-from secondlook.eval.proper_scores import brier, nll
-from secondlook.eval.reliability import ccc, direction, ece, ocr
-from secondlook.eval.selective import aurc
+from secondlook.eval.bootstrap import Interval, mean_interval, ratio_interval, wilson
+from secondlook.eval.ood import aupr, auroc, fpr_at_recall
+from secondlook.eval.proper_scores import brier_parts
+from secondlook.eval.reliability import class_wise_ece, ece
+from secondlook.eval.resample import intervals
+from secondlook.eval.set_metrics import coverage_by_label, coverage_by_size
 from secondlook.eval.tally import Row
 from secondlook.orchestrator.fitted import Model
 from secondlook.orchestrator.opinions import Opinions
@@ -23,6 +24,9 @@ from secondlook.orchestrator.opinions import Opinions
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Metrics = dict[str, float | int | str | None]
+
+SHARES = ("acc/top1", "cal/ocr", "set/coverage")
+"""Figures that are shares of the cases."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Scored:
         Indices; -1 where there is no label. `first_label` is the first look's.
     probs : ndarray of shape (N, K)
         Beliefs; uniform where nobody answered.
+    sets : ndarray of bool, shape (N, K)
+        Prediction sets; all labels where nobody answered.
     trust, confidence : ndarray of shape (N,)
     accepted, looked_twice : ndarray of shape (N,)
     groups : tuple of N str
@@ -44,6 +50,7 @@ class Scored:
     label: NDArray[np.intp]
     first_label: NDArray[np.intp]
     probs: Floats
+    sets: Bools
     trust: Floats
     accepted: Bools
     looked_twice: Bools
@@ -62,13 +69,14 @@ class Scored:
 
 def score(rows: Iterable[Row]) -> Scored:
     """Collect labelled rows; only numbers are kept."""
-    truth, label, first, probs, trust, accepted, twice, groups = [], [], [], [], [], [], [], []
+    truth, label, first, probs, sets, trust, accepted, twice, groups = [], [], [], [], [], [], [], [], []
     for row in rows:
         index = {name: k for k, name in enumerate(row.labels)}
         truth.append(index[row.truth] if row.truth is not None else -1)
         label.append(index[row.label] if row.label is not None else -1)
         first.append(index[row.first_label] if row.first_label is not None else -1)
         probs.append(row.probs or (1 / len(index),) * len(index))
+        sets.append([name in row.prediction_set for name in row.labels])
         trust.append(row.trust or 0.0)
         accepted.append(row.action == "accept")
         twice.append(len(row.looks) > 1)
@@ -78,6 +86,7 @@ def score(rows: Iterable[Row]) -> Scored:
         label=np.array(label, dtype=np.intp),
         first_label=np.array(first, dtype=np.intp),
         probs=np.array(probs, dtype=np.float64),
+        sets=np.array(sets, dtype=np.bool_),
         trust=np.array(trust),
         accepted=np.array(accepted, dtype=np.bool_),
         looked_twice=np.array(twice, dtype=np.bool_),
@@ -108,16 +117,16 @@ def summarise(scored: Scored, model: Model, opinions: Opinions, rng: np.random.G
     right = s.right
     wrong_accepted = s.accepted & ~right
     metrics: Metrics = {"n": len(right), "n_groups": len(set(s.groups)), "n_failed": int((s.label < 0).sum())}
-    _put(metrics, "acc/top1", _share(mean_interval(right, s.groups, rng=rng)))
-    metrics["acc/balanced"] = balanced_accuracy(s.label, s.truth, s.probs.shape[1])
-    _put(metrics, "cal/ece", clustered_bootstrap(ece, s.confidence, right, groups=s.groups, draws=500, rng=rng))
+    figures = answer_figures(s.probs, s.truth, labels=s.label, trust=s.trust, sets=s.sets, risk=gate.target_risk)
+    for name, found in intervals({"": figures}, len(right), s.groups, rng=rng).items():
+        _put(metrics, name, _share(found) if name in SHARES else found)
+    if "cal/ece_classwise" not in metrics:
+        metrics["cal/ece_classwise"] = class_wise_ece(s.probs, s.truth)
+    metrics |= {f"cal/brier_{name}": value for name, value in brier_parts(s.probs, s.truth)._asdict().items()}
     metrics |= {
-        "cal/direction": direction(s.confidence, right),
-        "cal/nll": nll(s.probs, s.truth),
-        "cal/brier": brier(s.probs, s.truth),
-        "cal/ocr": ocr(s.confidence, right),
-        "cal/ccc": ccc(s.confidence, right),
         "cal/trust_ece": ece(s.trust, right),
+        "set/coverage_worst_label": coverage_by_label(s.sets, s.truth).least,
+        "set/coverage_worst_size": coverage_by_size(s.sets, s.truth).least,
     }
     _put(metrics, "sel/coverage", _share(mean_interval(s.accepted, s.groups, rng=rng)))
     accepted_groups = len({g for g, taken in zip(s.groups, s.accepted, strict=True) if taken})
@@ -127,7 +136,6 @@ def summarise(scored: Scored, model: Model, opinions: Opinions, rng: np.random.G
         "sel/target_risk": gate.target_risk,
         "sel/delta": gate.delta,
         "sel/threshold": gate.threshold,
-        "sel/aurc": aurc(s.trust, right),
         "look/second_share": float(s.looked_twice.mean()),
         "look/fixed": int((s.looked_twice & right & (s.first_label != s.truth)).sum()),
         "look/broken": int((s.looked_twice & ~right & (s.first_label == s.truth)).sum()),
@@ -177,10 +185,13 @@ def summarise_strangers(inside: Sequence[float], outside: Sequence[float], revie
         How many of these went to review.
     """
     n = len(outside)
+    known, strange = [-x for x in inside], [-x for x in outside]
     return {
         "n": n,
         "review_share": _clean(reviewed / n if n else math.nan),
-        "auroc": _clean(auroc([-x for x in inside], [-x for x in outside])),
+        "auroc": _clean(auroc(known, strange)),
+        "aupr": _clean(aupr(known, strange)),
+        "fpr95": _clean(fpr_at_recall(known, strange)),
     }
 
 

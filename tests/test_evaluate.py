@@ -113,7 +113,8 @@ def test_strangers_are_measured_against_ones_own_images() -> None:
 
 
 def test_figures_of_no_strangers_are_undefined_and_not_zero() -> None:
-    assert summarise_strangers([0.5], [], 0) == {"n": 0, "review_share": None, "auroc": None}
+    undefined = dict.fromkeys(("review_share", "auroc", "aupr", "fpr95"))
+    assert summarise_strangers([0.5], [], 0) == {"n": 0} | undefined
 
 
 def test_a_case_without_an_answer_is_wrong_and_uniform() -> None:

@@ -21,12 +21,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from scipy.stats import binomtest
 
 from secondlook.agents.case import Neighbour
 from secondlook.agents.errors import ConfigError
 from secondlook.eval import case_blocks, report
-from secondlook.eval.charts import LEFT, RIGHT, reliability_chart, risk_chart, wilson
+from secondlook.eval.charts import LEFT, RIGHT, reliability_chart, risk_chart
 from secondlook.eval.report import write_report
 from secondlook.eval.tally import Tally, read_rows
 from secondlook.orchestrator.verdict import LookTrail, Opinion, Verdict
@@ -482,12 +481,6 @@ def test_two_thousand_cases_make_a_page_quickly_and_a_small_dom(tmp_path: Path) 
     dom = dump(page, "#page=50")
     assert "1,961 to 2,000 of 2,000" in dom
     assert len(re.findall(r"<[a-z]", dom)) < 2000
-
-
-def test_wilson_agrees_with_scipy() -> None:
-    for successes, n in [(0, 4), (3, 7), (40, 40)]:
-        oracle = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-        assert wilson(successes, n) == pytest.approx((oracle.low, oracle.high), abs=1e-4)
 
 
 def test_curves_are_drawn_where_the_numbers_say() -> None:
