@@ -28,8 +28,8 @@ DOUBT = 1e-6
 """What a stated confidence of 1 leaves to the other labels together."""
 FLOOR = -30.0
 """Log-probabilities below this count as this in a vector calibrator: near -inf no scale could be fitted."""
-SHRINKAGES = (5.0, 1.0, 30.0)
-"""Candidate strengths of the pull in an answer table; see `AnswerTable.shrinkage`."""
+SHRINKAGES = (5.0, 1.0, 30.0, 1e6)
+"""Candidate strengths of the pull in an answer table (`AnswerTable.shrinkage`); the last leaves the label alone."""
 MOST_TABLE_LABELS = 1000
 """With more labels than this there is no answer table: it would hold six million numbers."""
 EARNED, EARNED_NATS = 0.02, 3.0
