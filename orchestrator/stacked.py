@@ -17,8 +17,8 @@ LEAST = 1e-3
 """Probabilities below this count as this: a logarithm without a floor would let one case move every weight."""
 STEPS = 100
 """Iterations at most."""
-SLACK = 1e-3
-"""Largest slope left over, a case; what is beyond it hardly changes a probability."""
+SLACK = 5e-4
+"""Largest slope left over, a case: fitted to the end it costs twice the time and the held-out NLL is no lower."""
 
 
 class Stacked(Fusion):
@@ -100,7 +100,9 @@ def _fit(opinions: Opinions, truth: Truth, penalties: tuple[float, ...]) -> list
     return found
 
 
-def fit_logistic(x: Floats, y: Truth, penalty: float, weights: Floats, bias: Floats) -> tuple[Floats, Floats]:
+def fit_logistic(
+    x: Floats, y: Truth, penalty: float, weights: Floats, bias: Floats, slack: float = SLACK
+) -> tuple[Floats, Floats]:
     """Minimise the summed NLL of softmax(W x + b) plus |W|^2 / (2 C), beginning at given weights, by L-BFGS.
 
     The same as scikit-learn's `LogisticRegression`, without what that takes a call: many small ones are fitted here.
@@ -113,6 +115,8 @@ def fit_logistic(x: Floats, y: Truth, penalty: float, weights: Floats, bias: Flo
     penalty : float
         C.
     weights, bias : ndarray of shape (K, F) and (K,)
+    slack : float
+        See `SLACK`.
 
     Returns
     -------
@@ -135,7 +139,7 @@ def fit_logistic(x: Floats, y: Truth, penalty: float, weights: Floats, bias: Flo
         return float(value), np.concatenate([(error.T @ x + w).ravel(), error.sum(axis=0)])
 
     start = np.concatenate([weights.ravel(), bias])
-    options = {"maxiter": STEPS, "gtol": SLACK * penalty * len(x)}
+    options = {"maxiter": STEPS, "gtol": slack * penalty * len(x)}
     found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
     return found[: -shape[0]].reshape(shape), found[-shape[0] :]
 
