@@ -63,6 +63,7 @@ def triage(
     device: Device = "auto",
     batch_size: int = 64,
     second_look: bool = True,
+    ledger: Path | None = None,
     report: bool = True,
     encoder: Encoder | None = None,
     progress: Progress = silent,
@@ -74,7 +75,7 @@ def triage(
     images, model, out : Path
     cache : EmbeddingCache
         Also holds the report's thumbnails.
-    device, batch_size, second_look, encoder
+    device, batch_size, second_look, ledger, encoder
         See `secondlook.orchestrator.build.load_pipeline`.
     report : bool
         Whether to write report.html.
@@ -97,6 +98,7 @@ def triage(
             thumbnails=report,
             second_look=second_look,
             encoder=encoder,
+            ledger=ledger,
         ) as pipeline,
         open_run(plan, pipeline) as run,
     ):
@@ -120,6 +122,7 @@ def evaluate(
     device: Device = "auto",
     batch_size: int = 64,
     second_look: bool = True,
+    ledger: Path | None = None,
     report: bool = True,
     figures: bool = False,
     progress: Progress = silent,
@@ -138,11 +141,17 @@ def evaluate(
         Score images that the model was fitted on, and stamp the report.
     figures : bool
         Whether to draw RUN/figures; see `secondlook.eval.figures.write_figures`.
-    device, batch_size, second_look, report, progress
+    device, batch_size, second_look, ledger, report, progress
         See `triage`.
     """
     with load_pipeline(
-        model, device=device, cache=cache, batch_size=batch_size, thumbnails=report, second_look=second_look
+        model,
+        device=device,
+        cache=cache,
+        batch_size=batch_size,
+        thumbnails=report,
+        second_look=second_look,
+        ledger=ledger,
     ) as pipeline:
         labelled = labelled_cases(data, pipeline.model.task.labels, split)
         whole = all(row.split is None for row in labelled)

@@ -56,7 +56,10 @@ class Pace(NamedTuple):
 
 def open_run(plan: Plan, pipeline: Pipeline, notes: Sequence[str] = ()) -> RunFolder:
     """Open the run folder of a plan, new or interrupted."""
-    model = pipeline.model
+    model, watch = pipeline.model, pipeline.watch
+    # Verdicts of what was measured and of what has changed since do not belong into one run.
+    changed = {} if watch is None or watch.changed is None else {"changed": watch.changed}
+    held = () if watch is None or (hold := watch.at(1)) is None else (f"Nothing is accepted: {hold.why}",)
     return RunFolder(
         plan.out,
         Manifest(
@@ -65,10 +68,10 @@ def open_run(plan: Plan, pipeline: Pipeline, notes: Sequence[str] = ()) -> RunFo
             model=model.digest,
             model_path=str(plan.model),
             encoder=f"{model.config.encoder.model} ({model.encoder_digest})",
-            options=dict(plan.options),
+            options={**plan.options, **changed},
             version=version("secondlook"),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            notes=(*model.notes, *notes),
+            notes=(*model.notes, *notes, *held),
         ),
     )
 

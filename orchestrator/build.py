@@ -93,7 +93,7 @@ def load_pipeline(
     looks = 2 if model.second_look and second_look else 1
     nodes = Nodes(model, arrays, embedder, panels, open_searcher, looks, watch.at)
     ahead = isinstance(encoder, OpenClipEncoder) and encoder.on_gpu
-    return Pipeline(nodes, batch_size, opened.close, read_ahead=ahead)
+    return Pipeline(nodes, batch_size, opened.close, read_ahead=ahead, watch=watch)
 
 
 def _check_encoder(folder: Path, model: Model, arrays: Arrays, encoder: Encoder, ledger: Path | None) -> None:

@@ -19,7 +19,6 @@ from secondlook.orchestrator.gate import units_needed
 from secondlook.orchestrator.judgement import Hold
 from secondlook.orchestrator.ledger import TRACK_FILE, Entry, LedgerWriter, Line, read_ledger
 from secondlook.orchestrator.loss import Loss
-from secondlook.orchestrator.panel import column
 from secondlook.orchestrator.trust import SYSTEM, LivingRecords
 from secondlook.orchestrator.yardstick import ErrorRate
 from secondlook.retrieval.index import MANIFEST
@@ -78,6 +77,17 @@ class Watch:
     records: LivingRecords
     alpha: float = ALPHA
 
+    @property
+    def changed(self) -> str | None:
+        """Digest of what the model is made of now where that is not what was measured; else None."""
+        measured = self.model.bindings
+        return self.records.bindings[SYSTEM] if measured and dict(self.bindings) != measured else None
+
+    @property
+    def needed(self) -> int:
+        """Units with a known truth that the gate's promise takes, without an error, at the least."""
+        return units_needed(self.model.gate.target_risk, self.model.gate.delta)
+
     @cached_property
     def unproven(self) -> tuple[Unproven, ...]:
         """Columns whose binding differs from the one they were measured with, until their trust is earned again.
@@ -107,7 +117,7 @@ class Watch:
             column=name,
             changed=changed,
             n=n,
-            needed=units_needed(self.model.gate.target_risk, self.model.gate.delta),
+            needed=self.needed,
             wrong=wrong,
             recorded=record.expected,
             p_value=float(bdtrc(at_least - 1, n, record.expected)) if at_least else 1.0,
@@ -138,7 +148,7 @@ class Watch:
 
     def _promise_alarm(self, threshold: float) -> Alarm | None:
         gate = self.model.gate
-        rows = [e for e in self.records.entries(SYSTEM, scope="all", since_seen=True) if e.accepted]
+        rows = [e for e in self.records.entries(SYSTEM, since_seen=True) if e.accepted and e.truth is not None]
         what = "the error rate" if gate.loss == "error" else "the mean cost"
         losses = unit_means(self._costs(rows), np.ones(len(rows)), [e.group for e in rows])
         known = f"at most {gate.target_risk:.1%} was promised"
@@ -223,8 +233,8 @@ def present_bindings(folder: Path, model: Model, arrays: Arrays, encoder: str) -
 def living_records(
     model: Model, bindings: Mapping[str, str], lines: Iterable[Line], writer: LedgerWriter | None = None
 ) -> LivingRecords:
-    """Replay a ledger for a model as it is now, with its own track records as the prior."""
-    recorded = {column(r.agent, r.look): r.accuracy.value for r in model.records}
+    """Replay a ledger for a model as it is now, with its own held-out error rates as the prior."""
+    recorded = {name: 1 - record.rate for name, record in model.yardstick.errors.items()}
     return LivingRecords(model.task.labels, short(bindings, model.digest), recorded, lines, writer)
 
 

@@ -19,10 +19,11 @@ TRACK_FILE = "track.jsonl"
 """The ledger's name inside a model folder."""
 LONGEST_LINE = 65_536
 """Bytes; what is longer was not written by this program."""
-Scope = Literal["all", "review"]
+Scope = Literal["all", "accepted", "review"]
 """What the cases with a known truth stand for.
 
 - ``all``: all cases of their run, each with its weight
+- ``accepted``: only those that the gate accepts; they are easier
 - ``review``: only those that the gate sent to review; they are harder, so no rate of all cases follows
 """
 Text = Annotated[str, Field(max_length=4096)]

@@ -13,6 +13,7 @@ from anyio.from_thread import start_blocking_portal
 
 from secondlook.agents.case import Case
 from secondlook.orchestrator.graph import compile_graph, initial_state
+from secondlook.orchestrator.hold import Watch
 from secondlook.orchestrator.nodes import Nodes
 from secondlook.orchestrator.verdict import Verdict
 
@@ -32,6 +33,8 @@ class Pipeline:
     read_ahead : bool
         Whether to read, decode and preprocess the next batch while one is judged. It pays where the encoder runs on
         a GPU; on the same cores the two get in each other's way.
+    watch : Watch, optional
+        What the model's ledger says of it.
     """
 
     def __init__(
@@ -41,11 +44,13 @@ class Pipeline:
         on_close: Callable[[], None] | None = None,
         *,
         read_ahead: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         self.nodes = nodes
         self.model = nodes.model
         self.embedder = nodes.embedder
         self.batch_size = batch_size
+        self.watch = watch
         self._on_close = on_close
         self._read_ahead = read_ahead
         self._graph = compile_graph(nodes)

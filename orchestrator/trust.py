@@ -183,6 +183,8 @@ class LivingRecords:
         """Take a line as it is, the system's own verdicts for instance; return whether it says anything new."""
         if isinstance(line, Entry):
             before = self._entries.get(line.key)
+            if before is not None and line.group is None:
+                line = line.model_copy(update={"group": before.group})  # what is known of a case is not forgotten
             if line == before or (before is not None and line.truth is None and before.truth is not None):
                 return False
         if self._writer is not None:
@@ -200,7 +202,7 @@ class LivingRecords:
         ----------
         name : str
             A column, or `SYSTEM`.
-        scope : {"all", "review"}, optional
+        scope : {"all", "accepted", "review"}, optional
             Only those with a known truth, of this scope.
         since_seen : bool
             Only those after the last acknowledgement.
@@ -214,6 +216,11 @@ class LivingRecords:
             and (e.agent if e.agent == SYSTEM else column(e.agent, e.look)) == name
             and (scope is None or (e.truth is not None and e.scope == scope))
         ]
+
+    def truth_of(self, case_id: str) -> str | None:
+        """Return the truth that the system's present entry of a case holds."""
+        found = self._entries.get((case_id, SYSTEM, FINAL, self.bindings.get(SYSTEM, "")))
+        return None if found is None else found.truth
 
     def __len__(self) -> int:
         """Entries, of any binding."""

@@ -44,7 +44,13 @@ class SecondLook:
 
     @classmethod
     def load(
-        cls, model: str | Path, *, device: Device = "auto", cache: bool | Path = True, batch_size: int = 64
+        cls,
+        model: str | Path,
+        *,
+        device: Device = "auto",
+        cache: bool | Path = True,
+        batch_size: int = 64,
+        ledger: str | Path | None = None,
     ) -> Self:
         """Load a model folder that `secondlook fit` wrote.
 
@@ -57,6 +63,8 @@ class SecondLook:
             Whether to keep embeddings on disk, and where; True is the user's cache folder.
         batch_size : int
             Cases judged together.
+        ledger : str or Path, optional
+            Living track records; by default those in the folder, where there are any.
 
         Raises
         ------
@@ -72,7 +80,8 @@ class SecondLook:
         if cache is not False:
             store = EmbeddingCache.default() if cache is True else EmbeddingCache(Path(cache))
         try:
-            return cls(load_pipeline(Path(model), device=device, cache=store, batch_size=batch_size))
+            track = None if ledger is None else Path(ledger)
+            return cls(load_pipeline(Path(model), device=device, cache=store, batch_size=batch_size, ledger=track))
         except BaseException:
             if store is not None:
                 store.close()

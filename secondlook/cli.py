@@ -10,11 +10,13 @@ import typer
 
 from secondlook.commands import Commands
 from secondlook.console import progress
+from secondlook.feedback_command import feedback
 from secondlook.fit_command import fit
 from secondlook.options import (
     BatchSize,
     DeviceOption,
     Json,
+    Ledger,
     Model,
     NoCache,
     NoReport,
@@ -75,6 +77,7 @@ def triage(
     device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
     no_second_look: NoSecond = False,
+    ledger: Ledger = None,
     no_report: NoReport = False,
     no_cache: NoCache = False,
     as_json: Json = False,
@@ -94,6 +97,7 @@ def triage(
             device=device_of(device),
             batch_size=batch_size,
             second_look=not no_second_look,
+            ledger=ledger,
             report=not no_report,
             progress=report,
         )
@@ -132,6 +136,7 @@ def evaluate(
     device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
     no_second_look: NoSecond = False,
+    ledger: Ledger = None,
     no_report: NoReport = False,
     figures: Annotated[bool, typer.Option("--figures", help="Draw RUN/figures/*.svg and *.png for papers.")] = False,
     no_cache: NoCache = False,
@@ -155,6 +160,7 @@ def evaluate(
             device=device_of(device),
             batch_size=batch_size,
             second_look=not no_second_look,
+            ledger=ledger,
             report=not no_report,
             figures=figures,
             progress=report,
@@ -163,6 +169,7 @@ def evaluate(
 
 
 app.command()(replay)
+app.command()(feedback)
 
 
 @app.command()
@@ -179,6 +186,7 @@ def show(
         print(model_json(found))
     else:
         print_model(found)
+        _print_ledger(model)
 
 
 @app.command()
@@ -192,6 +200,24 @@ def doctor(as_json: Json = False) -> None:
     else:
         for name, value in found.items():
             print(f"{name:<22} {value}")
+
+
+def _print_ledger(model: Path) -> None:
+    """Print the living standings where a model folder holds any."""
+    from secondlook.agents.errors import ConfigError
+    from secondlook.orchestrator.ledger import TRACK_FILE
+
+    if not (model / TRACK_FILE).is_file():
+        return
+    from secondlook.eval.feedback import open_feedback
+    from secondlook.standing_table import print_standings
+    from secondlook.tables import print_line, wide_console
+
+    try:
+        print_standings(open_feedback(model), wide_console())
+    except ConfigError as error:
+        # An encoder that is not on this machine, for instance: the model itself can be shown all the same.
+        print_line(wide_console(), f"The living track records cannot be shown: {error.what}")
 
 
 def _print_metrics(metrics: dict[str, float | int | str | None], page: Path | None, as_json: bool) -> None:

@@ -21,6 +21,9 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, max=4096, help="I
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Do not read or keep embeddings on disk.")]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Do not write report.html.")]
 NoSecond = Annotated[bool, typer.Option("--no-second-look", help="Decide after the first look.")]
+Ledger = Annotated[
+    Path | None, typer.Option("--ledger", help="File of living track records; by default track.jsonl in MODEL.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
 
 
