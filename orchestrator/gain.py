@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secondlook.agents.case import Frozen
 from secondlook.orchestrator.cost import Prices
-from secondlook.orchestrator.fusion import Fitted, Folds, Fusion, Truth, cross_fit, nll_of, prior_of
+from secondlook.orchestrator.fusion import Fitted, Folds, Fusion, Truth, cross_fit, measured, nll_of, prior_of
 from secondlook.orchestrator.loss import Loss
 from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.pool import Pool, fuse
@@ -175,7 +175,7 @@ def equal_pool(opinions: Opinions, truth: Truth, folds: Folds) -> Fitted:
         return fuse(asked.probs, np.full(len(asked.columns), _shared_weight(known, y)), base)
 
     pool = Pool(agents=opinions.columns, prior=tuple(prior.tolist()), weights=(weight,) * len(opinions.columns))
-    return Fitted(pool, cross_fit(others, opinions, truth, folds))
+    return measured(Fitted(pool, cross_fit(others, opinions, truth, folds)), opinions, truth, folds)
 
 
 def _shared_weight(opinions: Opinions, truth: Truth) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.agents.errors import ConfigError
 from secondlook.orchestrator.cost import Prices
 from secondlook.orchestrator.fusion import Folds, Truth, cross_fit, prior_of
 from secondlook.orchestrator.gain import (
@@ -32,10 +33,12 @@ __all__ = ["AHEAD", "WORTH", "NextStep", "Walk", "fit_next_step"]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 WORTH = 100.0
-"""Value of a right label in calls of a vision-language model: what a person's look costs by `Prices`. Chosen by hand."""
+"""Value of a right label in calls of a vision-language model: a person's look by `Prices`. Chosen by hand."""
 AHEAD = 2
 """Steps looked ahead, since one may help only together with the next, as a first look with the second. Chosen by hand
 on simulated panels, where 3 did no better."""
+MOST_OPTIONS = 4
+"""Kept for a band: the best, and others for where the budget does not allow it."""
 
 
 def fit_next_step(
@@ -68,8 +71,8 @@ def fit_next_step(
         Value of a right label in the unit of the prices.
     at_most : float, optional
         Mean cost of a case, in the unit of the prices, that must not be exceeded on these cases: worth is lowered by
-        factors of the square root of 2 until it is kept. A limit on the mean; for one that is never exceeded there is
-        `Budget`.
+        factors of the square root of 2, in the end to 0, until it is kept. For a limit that is never exceeded there
+        is `Budget`.
     prices : Prices, optional
     loss : Loss, optional
         Costs of errors; without them every error costs 1.
@@ -79,17 +82,17 @@ def fit_next_step(
     Raises
     ------
     ConfigError
-        When the steps do not fit together.
-    ValueError
-        When a step's column is not among the opinions.
+        When the steps do not fit together, or one gives a column that is not among the opinions.
     """
     check_steps(steps)
+    if unknown := {column for step in steps for column in step.columns} - set(opinions.columns):
+        raise ConfigError(f"No opinions are held of the columns {sorted(unknown)}.", f"Held: {opinions.columns}.")
     explorer = _Explorer(opinions, truth, folds, tuple(steps), prices or Prices(), loss or Loss(), fuse)
     fitted = explorer.explore(worth)
-    for halvings in range(1, 41):
+    for lower in (*(worth / 2 ** (i / 2) for i in range(1, 20)), 0.0):
         if at_most is None or fitted.mean_cost <= at_most:
             break
-        fitted = explorer.explore(worth / 2 ** (halvings / 2) if halvings < 40 else 0.0)
+        fitted = explorer.explore(lower)
     return fitted
 
 
@@ -173,7 +176,12 @@ class _Explorer:
             )
             pay = [option for option in options if option.pays(worth, 1 - least)]
             bands.append(
-                Band(least=least, n=int(where.sum()), loss=float(known.loss[where].mean()), options=best_first(pay))
+                Band(
+                    least=least,
+                    n=int(where.sum()),
+                    loss=float(known.loss[where].mean()),
+                    options=best_first(pay)[:MOST_OPTIONS],
+                )
             )
         return State(taken=taken, fusion=known.fusion, bands=tuple(bands))
 
