@@ -19,16 +19,20 @@ from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
     brier_score_loss,
+    cohen_kappa_score,
     f1_score,
     log_loss,
     matthews_corrcoef,
     roc_auc_score,
+    roc_curve,
 )
 from strategies import Judged, Labelled, Panel, judged, labelled, panels, permutations
 
 from secondlook.eval import accuracy, baselines, ood, proper_scores, reliability, selective
 from secondlook.eval.arrays import Floats, Ints
 from secondlook.eval.bins import Scheme
+from secondlook.eval.error_correlation import error_correlation
+from secondlook.eval.set_metrics import coverage_by_label, coverage_by_size, set_coverage, set_size
 
 YES, NO = True, False
 
@@ -196,6 +200,38 @@ def test_brier_and_class_wise_ece_keep_their_ranges_and_the_truth_scores_zero(ca
     assert proper_scores.brier(perfect, cases.truth) == proper_scores.nll(perfect, cases.truth) == 0
 
 
+def test_the_parts_of_a_brier_score_by_hand() -> None:
+    # Label 0 is given .8 twice (true once) and .3 twice (never true); overall 1/4.
+    # reliability 1/2 (.8 - .5)^2 + 1/2 (.3 - 0)^2 = .09, resolution 1/2 (.5 - .25)^2 + 1/2 (0 - .25)^2 = .0625,
+    # uncertainty .25 x .75 = .1875; label 1 mirrors label 0, so everything is doubled.
+    probs = [[0.8, 0.2], [0.8, 0.2], [0.3, 0.7], [0.3, 0.7]]
+    parts = proper_scores.brier_parts(probs, [0, 1, 1, 1])
+    assert parts == pytest.approx((0.18, 0.125, 0.375, 0.0))
+    assert parts.score == pytest.approx(proper_scores.brier(probs, [0, 1, 1, 1]))
+    # One bin: said .8 and .6 of label 0, true and false. reliability (.7 - .5)^2 = .04, resolution 0, uncertainty .25;
+    # within: variance .01 less twice the covariance .1 x .5 = .05. Doubled, .4 = .2^2 + .6^2 times two cases' mean.
+    parts = proper_scores.brier_parts([[0.8, 0.2], [0.6, 0.4]], [0, 1], bins=1)
+    assert parts == pytest.approx((0.08, 0.0, 0.5, 2 * (0.01 - 2 * 0.05)))
+    assert parts.score == pytest.approx(0.4)
+
+
+@given(labelled(), st.one_of(st.none(), st.integers(1, 20)), st.sampled_from(["width", "mass"]))
+def test_the_parts_of_a_brier_score_sum_to_it(cases: Labelled, bins: int | None, scheme: Scheme) -> None:
+    parts = proper_scores.brier_parts(*cases, bins, scheme)
+    assert parts.score == pytest.approx(proper_scores.brier(*cases), abs=1e-12)
+    assert min(parts.reliability, parts.resolution, parts.uncertainty) >= 0
+    assert parts.resolution <= parts.uncertainty + 1e-12
+    if bins is None:
+        assert parts.within == 0
+
+
+def test_equal_forecasts_have_the_parts_of_their_shares() -> None:
+    # Always saying the labels' shares: nothing but uncertainty, 1 - (1/2)^2 - (1/4)^2 - (1/4)^2 = .625
+    parts = proper_scores.brier_parts([[0.5, 0.25, 0.25]] * 4, [0, 0, 1, 2])
+    assert parts == pytest.approx((0.0, 0.0, 0.625, 0.0))
+    assert np.isnan(proper_scores.brier_parts(np.empty((0, 3)), [])).all()
+
+
 RECORDS = (
     Path(os.environ.get("SECONDLOOK_DATA", Path(__file__).parents[2] / "shared" / "data")) / "orchestrator-agent-trust"
 )
@@ -282,6 +318,13 @@ def test_the_curve_ends_at_full_coverage_and_the_overall_risk(cases: Judged) -> 
     assert selective.aurc(constant, cases.correct) == pytest.approx(1 - cases.correct.mean())
 
 
+@given(judged())
+def test_aurc_is_the_mean_over_cases_of_the_risk_at_their_own_trust(cases: Judged) -> None:
+    trust, right = cases
+    risks = [np.mean(~right[trust >= own]) for own in trust]
+    assert selective.aurc(trust, right) == pytest.approx(np.mean(risks))
+
+
 @given(judged(), st.floats(0, 1))
 def test_what_coverage_at_risk_accepts_keeps_the_risk(cases: Judged, risk: float) -> None:
     coverage = selective.coverage_at_risk(*cases, risk)
@@ -299,6 +342,14 @@ def test_strangers_by_hand() -> None:
     assert ood.fpr_at_recall(inside, outside, recall=2 / 3) == pytest.approx(1 / 2)
     # found: 3 (precision 1, recall 1/2), then .3 (own), then both .2 (precision 2/4, recall 1)
     assert ood.aupr(inside, outside) == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 4)
+
+
+def test_fpr95_equals_scikit_learn_with_ties() -> None:
+    # Their curve finds the own images: the first threshold whose recall reaches 95 %.
+    rng = np.random.default_rng(4)
+    inside, outside = rng.normal(size=200).round(1), rng.normal(2, size=90).round(1)
+    fpr, tpr, _ = roc_curve(np.repeat([1, 0], [200, 90]), -np.concatenate([inside, outside]), drop_intermediate=False)
+    assert ood.fpr_at_recall(inside, outside) == pytest.approx(fpr[np.flatnonzero(tpr >= 0.95)[0]])
 
 
 def test_fpr95_lets_in_19_of_20() -> None:
@@ -348,11 +399,99 @@ def test_label_metrics_equal_scikit_learn(answers: Labelled) -> None:
     assert accuracy.matthews(with_gaps, truth, 5) == pytest.approx(matthews_corrcoef(truth, with_gaps))
 
 
+def test_kappa_by_hand() -> None:
+    # 0 1 2 2 called 0 1 2 1: one miss by one place, cost 1. By chance: true (1, 2, 1), given (1, 1, 2), costs
+    # 1 x (1 + 2 x 4) + 2 x (1 + 2) + 1 x (4 + 1) = 20, over 4 = 5. Kappa 1 - 1/5.
+    assert accuracy.kappa([0, 1, 2, 2], [0, 1, 2, 1], 3) == pytest.approx(0.8)
+    # No answer to a 0 of three costs 2 places, to a 2 of three too.
+    assert accuracy.kappa([0, 2, -1], [0, 2, 0], 3) == pytest.approx(accuracy.kappa([0, 2, 2], [0, 2, 0], 3))
+    assert accuracy.kappa([0, 2, -1], [0, 2, 2], 3) == pytest.approx(accuracy.kappa([0, 2, 0], [0, 2, 2], 3))
+    assert np.isnan([accuracy.kappa([1, 1], [1, 1], 3), accuracy.kappa([], [], 3)]).all()
+    with pytest.raises(ValueError, match="power: expected 0 or more"):
+        accuracy.kappa([0], [0], 2, power=-1)
+
+
+@pytest.mark.parametrize(("power", "weights"), [(0, None), (1, "linear"), (2, "quadratic")])
+def test_kappa_equals_scikit_learn(power: int, weights: str | None, answers: Labelled) -> None:
+    said, truth = answers.probs.argmax(axis=1), answers.truth
+    assert accuracy.kappa(said, truth, 5, power) == pytest.approx(cohen_kappa_score(truth, said, weights=weights))
+
+
 def test_labels_without_cases_are_left_out_and_no_case_is_nan() -> None:
     np.testing.assert_allclose(accuracy.recalls([0, 1], [0, 0], 3), [0.5, np.nan, np.nan])
     assert np.isnan(accuracy.matthews([0, 0], [0, 1], 2))
     assert np.isnan(accuracy.accuracy([], []))
     assert np.isnan([f([], [], 3) for f in (accuracy.balanced_accuracy, accuracy.macro_f1, accuracy.matthews)]).all()
+
+
+# --- prediction sets ---
+
+
+def test_sets_by_hand() -> None:
+    # Sets {0, 1}, {1}, {}, {0, 1, 2} of the truths 0, 0, 2, 2: the first and the last hold theirs.
+    members = [[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 1, 1]]
+    assert set_coverage(members, [0, 0, 2, 2]) == 0.5
+    assert set_size(members) == 6 / 4
+    by_label = coverage_by_label(members, [0, 0, 2, 2])
+    assert by_label.n.tolist() == [2, 0, 2]
+    np.testing.assert_array_equal(by_label.coverage, [0.5, np.nan, 0.5])
+    by_size = coverage_by_size(members, [0, 0, 2, 2])
+    assert [by_size.value.tolist(), by_size.coverage.tolist()] == [[0, 1, 2, 3], [0, 0, 1, 1]]
+    assert (by_label.least, by_size.least) == (0.5, 0)
+
+
+def test_no_set_has_no_coverage() -> None:
+    none = np.empty((0, 3), dtype=bool)
+    assert np.isnan([set_coverage(none, []), set_size(none), coverage_by_label(none, []).least]).all()
+    assert np.isnan(coverage_by_size(none, []).least)
+    assert coverage_by_size(none, []).value.tolist() == []
+
+
+# --- errors made together ---
+
+
+def test_errors_made_together_by_hand() -> None:
+    # Errors 1 1 0 0 0, 1 0 0 0 1 and 1 1 1 1 1. First two: 1 of 5 together, phi (5 x 1 - 2 x 2) / (2 x 3) = 1/6.
+    # They agree on cases 0 (both say 1, wrong), 2 and 3: 3 of 5, a third of it wrong.
+    truth = [0, 0, 0, 1, 1]
+    found = error_correlation([[1, 2, 0, 1, 1], [1, 0, 0, 1, 2], [2, 2, 2, 2, 2]], truth)
+    assert found.phi[0, 1] == pytest.approx(1 / 6)
+    assert (found.both_wrong[0, 1], found.agree[0, 1]) == pytest.approx((1 / 5, 3 / 5))
+    assert (found.wrong_of_agreed[0, 1], found.agree_wrong[0, 1]) == pytest.approx((1 / 3, 1 / 5))
+    # who always errs has no correlation; the third agrees with the first on the wrong 2 of case 1 alone
+    assert np.isnan(found.phi[2]).all()
+    assert (found.agree[0, 2], found.wrong_of_agreed[0, 2]) == pytest.approx((1 / 5, 1))
+    np.testing.assert_allclose(np.diag(found.phi), [1, 1, np.nan])
+    for part in found:
+        np.testing.assert_array_equal(part, part.T)
+
+
+def test_a_failure_is_no_error_and_leaves_the_case_out_of_its_pairs() -> None:
+    found = error_correlation([[0, 1, -1, 1], [0, 1, 1, -1], [-1, -1, -1, -1]], [0, 0, 0, 0])
+    assert found.n.tolist() == [[3, 2, 0], [2, 3, 0], [0, 0, 0]]
+    assert (found.phi[0, 1], found.both_wrong[0, 1], found.agree[0, 1]) == pytest.approx((1, 1 / 2, 1))
+    assert np.isnan([part[0, 2] for part in (*found[1:], found.agree_wrong)]).all()
+    with pytest.raises(ValueError, match=r"labels: expected \[M >= 1, N\], got \(2,\)"):
+        error_correlation([0, 1], [0, 1])
+
+
+def test_phi_equals_pearson_s_correlation_of_the_errors(answers: Labelled) -> None:
+    rng = np.random.default_rng(2)
+    said = np.stack([answers.probs.argmax(axis=1), rng.integers(5, size=600), answers.probs[::-1].argmax(axis=1)])
+    np.testing.assert_allclose(error_correlation(said, answers.truth).phi, np.corrcoef(said != answers.truth))
+
+
+@pytest.mark.skipif(not RECORDS.is_dir(), reason="the recorded answers are not on this machine")
+def test_the_agreement_of_the_recorded_agents_is_wrong_as_often_as_counted_elsewhere() -> None:
+    # The first looks of the third file: agreed on 65 % of the 160 images, and wrong on 36 % of those.
+    with (RECORDS / "case3_trust_rag.csv").open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    said = {column: [row[column].strip() for row in rows] for column in ("Qwen_1", "GPT_1", "Category")}
+    names = sorted({label for column in said.values() for label in column})
+    codes = {column: [names.index(label) for label in labels] for column, labels in said.items()}
+    found = error_correlation([codes["Qwen_1"], codes["GPT_1"]], codes["Category"])
+    assert (found.n[0, 1], found.agree[0, 1]) == (160, pytest.approx(0.65))
+    assert found.wrong_of_agreed[0, 1] == pytest.approx(0.36, abs=0.005)
 
 
 # --- baselines ---
