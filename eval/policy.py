@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from secondlook.agents.errors import ConfigError
 from secondlook.eval.recorded_answers import Spent
+from secondlook.orchestrator.cost import Cost
 from secondlook.orchestrator.fusion import Fitted, Fusion
+from secondlook.orchestrator.next_step import NextStep, fit_next_step
 from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.policies import POLICIES, choose, fit_fusion
 from secondlook.orchestrator.rules import Single, neighbour_vote_in
+from secondlook.orchestrator.step import Step
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -120,6 +123,47 @@ class FittedFusion:
         return asked
 
 
+@dataclass(frozen=True)
+class CheapFirst:
+    """Ask the cheapest first, and go on only where what is known is not trusted and asking pays."""
+
+    name: str = CHEAP_FIRST
+
+    def fit(self, training: Training) -> FittedPolicy:
+        """Measure what each column brings, given the trust before."""
+        needs = needs_of(training)
+        steps = [
+            Step(
+                name=name, columns=(name,), needs=tuple(sorted(needs[name] - {name})), cost=_cost(training.spent[name])
+            )
+            for name in training.opinions.columns
+        ]
+        return FittedCheapFirst(fit_next_step(training.opinions, training.truth, training.folds, steps))
+
+
+@dataclass(frozen=True)
+class FittedCheapFirst:
+    """A walk from step to step."""
+
+    steps: NextStep
+
+    def decide(self, opinions: Opinions) -> Decided:
+        """Walk; only what was asked for is read."""
+        walk = self.steps.walk(opinions)
+        return Decided(walk.beliefs, walk.asked)
+
+
+def _cost(spent: Spent) -> Cost:
+    """Mean cost of an answer; what is not recorded counts nothing."""
+    calls = float(spent.calls.mean())
+    return Cost(
+        vlm_calls=calls if spent.kind == "vlm" else 0.0,
+        llm_calls=calls if spent.kind == "llm" else 0.0,
+        seconds=float(np.nan_to_num(spent.seconds).mean()),
+        usd=float(np.nan_to_num(spent.usd).mean()),
+    )
+
+
 def needs_of(training: Training) -> dict[str, frozenset[str]]:
     """Say for each column which columns its answer takes: a second look its agent's first one, and the vote.
 
@@ -162,10 +206,10 @@ def policies_for(columns: tuple[str, ...], names: list[str]) -> list[Policy]:
     ConfigError
         When there is no such policy, or the columns do not allow it.
     """
-    allowed = [*fusions_for(columns), "auto"]
+    allowed = [*fusions_for(columns), "auto", CHEAP_FIRST]
     wanted = list(dict.fromkeys(name.strip().replace("-", "_") for name in names)) or allowed
     for name in wanted:
         if name not in allowed:
             of = f"for {', '.join(columns)}" if name in (*POLICIES, CHEAP_FIRST) else ""
             raise ConfigError(f"There is no policy {name!r} {of}".rstrip() + ".", f"Choose of {', '.join(allowed)}.")
-    return [FusionPolicy(name) for name in wanted]
+    return [CheapFirst() if name == CHEAP_FIRST else FusionPolicy(name) for name in wanted]

@@ -229,7 +229,7 @@ def _said(row: AnswerRow, index: Mapping[str, int], scale: Scale) -> Prediction 
             "Give the label with the highest share, or no label.",
         )
     if shares is not None and scale != "stated":
-        shares[label] += NUDGE * (np.count_nonzero(shares == shares.max()) > 1)
+        shares[label] += NUDGE * (int(np.argmax(shares)) != label)
         scores = tuple((shares / shares.sum()).tolist())
         return Prediction(agent=row.agent, look=row.look, scale=scale, scores=scores)
     confidence = row.confidence if row.confidence is not None or shares is None else float(shares[label])

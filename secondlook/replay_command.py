@@ -36,7 +36,7 @@ def replay(
     from secondlook.replay_table import print_replay, write_replay
 
     recorded = read_answers(answers)
-    policies = policies_for(recorded, policy or [])
+    policies = policies_for(recorded.columns, policy or [])
     with progress(quiet=as_json) as report:
         found = run_replay(recorded, policies, folds=folds, repeats=repeats, seed=seed, progress=report)
     computed = figures(found)
