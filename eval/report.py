@@ -93,6 +93,8 @@ def _context(run: Path, tally: Tally) -> dict[str, Any]:
     css, js = ((FOLDER / name).read_text("utf-8") for name in ("report.css", "report.js"))
     target = measured.numbers.get("sel/target_risk")
     error = measured.figure("sel/accepted_error") or _share(tally.accepted_wrong, tally.accepted_labelled)
+    cost = measured.figure("sel/accepted_cost")
+    risk = cost or error
     accuracy = measured.figure("acc/top1") or _share(tally.right, tally.labelled)
     ranked = standings(measured, accuracy)
     data = manifest.get("data")
@@ -107,10 +109,11 @@ def _context(run: Path, tally: Tally) -> dict[str, Any]:
         "meta": script(meta(tally)),
         "target": target,
         "error": error,
-        "missed": target is not None and error is not None and error.value > target,
+        "cost": cost,
+        "missed": target is not None and risk is not None and risk.value > target,
         "accuracy": accuracy,
         "ece": measured.figure("cal/ece"),
-        "sentences": _sentences(tally, measured, error, target),
+        "sentences": _sentences(tally, measured, risk, target, of_cost=cost is not None),
         "reviews": [{"n": n, "text": REVIEWS[reason]} for reason, n in tally.reasons.most_common()],
         "baselines": ranked,
         "beaten": any(s.gain > 0 for s in ranked if s.kind != "bound"),
@@ -175,15 +178,22 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0") + "\u202f%"
 
 
-def _sentences(tally: Tally, measured: Measured, error: Figure | None, target: float | None) -> list[str]:
+def _sentences(
+    tally: Tally, measured: Measured, risk: Figure | None, target: float | None, *, of_cost: bool
+) -> list[str]:
     """Say in words what the large numbers mean."""
     said = []
-    if error and target is not None:
-        within = f"The measured error is within the target of {_percent(target)}"
-        if error.value > target:
-            missed = f"{_percent(error.value)} of what it accepted is wrong, not at most {_percent(target)}"
-            said.append(f"The gate missed its target: {missed}.")
-        elif error.hi is not None and error.hi > target:
+    if risk and target is not None:
+        what = "cost, as a share of the largest," if of_cost else "error"
+        within = f"The measured {what} is within the target of {_percent(target)}"
+        if risk.value > target:
+            of_what = (
+                "of the largest cost is what a case it accepted cost" if of_cost else "of what it accepted is wrong"
+            )
+            said.append(
+                f"The gate missed its target: {_percent(risk.value)} {of_what}, not at most {_percent(target)}."
+            )
+        elif risk.hi is not None and risk.hi > target:
             said.append(f"{within}, but its interval reaches above it: it takes more cases to be sure.")
         else:
             said.append(f"{within}.")

@@ -19,6 +19,7 @@ from secondlook.eval.resample import intervals
 from secondlook.eval.set_metrics import coverage_by_label, coverage_by_size
 from secondlook.eval.tally import Row
 from secondlook.orchestrator.fitted import Model
+from secondlook.orchestrator.loss import Loss
 from secondlook.orchestrator.opinions import Opinions
 
 Floats = NDArray[np.float64]
@@ -132,6 +133,9 @@ def summarise(scored: Scored, model: Model, opinions: Opinions, rng: np.random.G
     accepted_groups = len({g for g, taken in zip(s.groups, s.accepted, strict=True) if taken})
     error = ratio_interval(wrong_accepted, s.accepted, s.groups, rng=rng)._replace(groups=accepted_groups)
     _put(metrics, "sel/accepted_error", _share(error))
+    if (loss := Loss(costs=model.task.costs)).graded:
+        cost = loss.of(s.label, s.truth) * s.accepted
+        _put(metrics, "sel/accepted_cost", ratio_interval(cost, s.accepted, s.groups, rng=rng))
     metrics |= {
         "sel/target_risk": gate.target_risk,
         "sel/delta": gate.delta,

@@ -31,7 +31,7 @@ from secondlook.orchestrator.track_record import FlipLedger, TrackRecord
 from secondlook.orchestrator.trust_model import Trust
 from secondlook.orchestrator.yardstick import Yardstick
 
-FORMAT = 2
+FORMAT = 3
 MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER = "model.json", "arrays.safetensors", "fitted_on.txt", "index"
 
 

@@ -107,7 +107,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "half of model.json": (truncate(MODEL_FILE), "cannot be read as a model folder", "run fit again"),
     "model.json is a list": (lambda f: (f / MODEL_FILE).write_text("[]") and None, "format None", "Run fit again"),
     "model.json is binary": (lambda f: (f / MODEL_FILE).write_bytes(b"\xff\xfe\x00") and None, "cannot be read", "fit"),
-    "another format": (rewrite(format=99), "was written in format 99; this version reads format 2", "Run fit again"),
+    "another format": (rewrite(format=99), "was written in format 99; this version reads format 3", "Run fit again"),
     "a field of another type": (rewrite(gate=3), "cannot be read as a model folder", "run fit again"),
     "an unknown field": (rewrite(surprise=1), "cannot be read as a model folder", "run fit again"),
     "no arrays": (lambda f: (f / ARRAYS_FILE).unlink(), ARRAYS_FILE, "run fit again"),
