@@ -30,7 +30,7 @@ from secondlook.eval.record import confidence_notes, track_records
 from secondlook.eval.splits import split_by_group, with_digests
 from secondlook.eval.task_file import read_task, read_templates
 from secondlook.eval.yardstick import measure_yardstick
-from secondlook.orchestrator.binding import bind, digest_of_file
+from secondlook.orchestrator.binding import bind
 from secondlook.orchestrator.build import raw_panels
 from secondlook.orchestrator.config import Config
 from secondlook.orchestrator.evidence import with_evidence
@@ -51,7 +51,7 @@ from secondlook.orchestrator.loss import Loss
 from secondlook.orchestrator.policies import available, fit_all
 from secondlook.orchestrator.track_record import FlipLedger
 from secondlook.prompts import Prompt
-from secondlook.retrieval.index import MANIFEST, build_index
+from secondlook.retrieval.index import build_index, index_digest
 from secondlook.retrieval.search import Searcher
 from secondlook.retrieval.store import Item
 
@@ -241,7 +241,7 @@ def _fit_all(
             encoder=embedder.encoder.digest,
             prompt=templates.sha256,
             arrays=arrays.digest,
-            index=digest_of_file(folder / INDEX_FOLDER / MANIFEST),
+            index=index_digest(folder / INDEX_FOLDER),
         ),
         yardstick=measure_yardstick(
             opinions_of(first),

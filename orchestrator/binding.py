@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from secondlook.orchestrator.panel import column
 from secondlook.orchestrator.trust import SYSTEM
 
 NOTHING = "-"
-"""Stands for a part that is missing."""
+"""Stands for an index that is missing."""
 
 
 def encoder_stem(digest: str) -> str:
@@ -34,16 +33,8 @@ def digest_of_arrays(arrays: Mapping[str, NDArray]) -> str:  # type: ignore[type
     return sha.hexdigest()[:16]
 
 
-def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file as 16 hexadecimal digits; `NOTHING` where there is none."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError:
-        return NOTHING
-
-
 def bind(
-    calibrators: Mapping[str, Mapping[int, Calibrator]], *, encoder: str, prompt: str, arrays: str, index: str
+    calibrators: Mapping[str, Mapping[int, Calibrator]], *, encoder: str, prompt: str, arrays: str, index: str | None
 ) -> dict[str, str]:
     """Name what every column is made of.
 
@@ -53,7 +44,7 @@ def bind(
         By agent and look.
     encoder, prompt, arrays, index : str
         Digests: of the encoder, of the prompts that the arrays were made with, of the fitted arrays (text vectors,
-        heads, limits of strangers), and of the index's manifest.
+        heads, limits of strangers), and of the index by its manifest, None where there is none.
 
     Returns
     -------
@@ -71,7 +62,7 @@ def bind(
         for look, calibrator in looks.items():
             parts = {"encoder": encoder_stem(encoder), "prompt": prompt[:16], "arrays": arrays}
             if look > 1:
-                parts["index"] = index
+                parts["index"] = index or NOTHING
             parts["calibrator"] = digest_of(calibrator)
             found[column(agent, look)] = " ".join(f"{name}:{digest}" for name, digest in parts.items())
     return found

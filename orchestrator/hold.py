@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.agents.case import Frozen
-from secondlook.orchestrator.binding import bind, changed_parts, digest_of_file, short
+from secondlook.orchestrator.binding import bind, changed_parts, short
 from secondlook.orchestrator.drift import ALPHA, Alarm, unit_means, watch_errors, watch_ranks
 from secondlook.orchestrator.fitted import INDEX_FOLDER, Arrays, Model
 from secondlook.orchestrator.gate import units_needed
@@ -21,7 +21,7 @@ from secondlook.orchestrator.ledger import TRACK_FILE, Entry, LedgerWriter, Line
 from secondlook.orchestrator.loss import Loss
 from secondlook.orchestrator.trust import SYSTEM, LivingRecords
 from secondlook.orchestrator.yardstick import ErrorRate
-from secondlook.retrieval.index import MANIFEST
+from secondlook.retrieval.index import index_digest
 
 Floats = NDArray[np.float64]
 
@@ -226,7 +226,7 @@ def present_bindings(folder: Path, model: Model, arrays: Arrays, encoder: str) -
         encoder=encoder,
         prompt=model.prompt_sha256,
         arrays=arrays.digest,
-        index=digest_of_file(folder / INDEX_FOLDER / MANIFEST),
+        index=index_digest(folder / INDEX_FOLDER),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import uuid
@@ -47,6 +48,8 @@ class IndexManifest(Frozen):
     """Items per label."""
     groups: int = Field(ge=0)
     """Distinct groups among the items that name one."""
+    content: str | None = None
+    """Digest of the items and their embeddings."""
     near_duplicate: float = Field(ge=-1, le=1)
     """Cosine above which an item is no evidence but the case itself again; see `near_duplicate_limit`."""
 
@@ -183,6 +186,7 @@ def build_index(
         n=len(items),
         labels=dict(sorted(Counter(item.label for item in items).items())),
         groups=len({item.group for item in items} - {None}),
+        content=_digest_of(items, rows),
         near_duplicate=near_duplicate_limit(items, rows, rng=rng),
     )
     store = ChromaStore(folder / manifest.store)
@@ -195,6 +199,24 @@ def build_index(
         if old.name != manifest.store:
             shutil.rmtree(old)
     return open_index(folder, encoder_digest)
+
+
+def _digest_of(items: Sequence[Item], rows: Floats) -> str:
+    sha = hashlib.sha256()
+    for item in items:
+        sha.update(json.dumps([item.id, item.label, item.group, item.digest]).encode())
+    sha.update(np.ascontiguousarray(rows).tobytes())
+    return sha.hexdigest()[:16]
+
+
+def index_digest(folder: str | Path) -> str | None:
+    """Digest of what an index holds by its manifest, the same wherever its files lie; None where none can be read."""
+    try:
+        found = _read_manifest(Path(folder) / MANIFEST)
+    except (ConfigError, OSError):
+        return None
+    held = found.model_dump_json(exclude={"store", "created_by"})
+    return hashlib.sha256(held.encode()).hexdigest()[:16]
 
 
 def open_index(folder: str | Path, encoder_digest: str) -> Index:
