@@ -32,8 +32,8 @@ SHRINKAGES = (5.0, 1.0, 30.0, 1e6)
 """Candidate strengths of the pull in an answer table (`AnswerTable.shrinkage`); the last leaves the label alone."""
 MOST_TABLE_LABELS = 1000
 """With more labels than this there is no answer table: it would hold six million numbers."""
-EARNED, EARNED_NATS = 0.02, 3.0
-"""A vector or a table must lower the NLL by this share, or by this many nats over all cases, for its many numbers."""
+EARNED = 1.02
+"""A vector or a table must have an NLL lower by this factor, for its many numbers."""
 
 
 class Calibrator(Frozen):
@@ -164,7 +164,7 @@ def fit_calibrator(
     held_out = {name: _held_out(fit, log_q, truth, folds) for name, fit in candidates.items()}
     losses = {name: _nll(probs, truth) for name, probs in held_out.items()}
     # The simpler one wins ties and near-ties, and the simpler ones come first.
-    best = min(losses, key=lambda name: losses[name] + _price(name, losses[name], len(truth)))
+    best = min(losses, key=lambda name: losses[name] * (1.0 if name in ("none", "temperature") else EARNED))
     fitted = candidates[best](log_q, truth)
     return fitted.model_copy(update={"n": len(truth), "nll": losses[best]}), held_out[best]
 
@@ -180,10 +180,6 @@ def _candidates(scale: Scale, n_labels: int) -> dict[str, Fit]:
     if scale in ("stated", "vote", "sampled") and n_labels <= MOST_TABLE_LABELS:
         found |= {f"table {m:g}": partial(_fit_table, shrinkage=m) for m in SHRINKAGES}
     return found
-
-
-def _price(name: str, loss: float, n: int) -> float:
-    return 0.0 if name in ("none", "temperature") else min(EARNED * loss, EARNED_NATS / n)
 
 
 def _held_out(fit: Fit, log_q: Floats, truth: Ints, folds: Ints) -> Floats:
