@@ -9,7 +9,7 @@ from secondlook.eval.proper_scores import brier_of_each, nll_of_each
 from secondlook.eval.ranked import Ranked
 from secondlook.eval.resample import Figures, Resamples
 from secondlook.eval.set_metrics import checked_sets, covered
-from secondlook.eval.summed import BinGaps, ClassWise, Confusions, Correlation, Means
+from secondlook.eval.summed import BinGaps, ClassWise, Confusions, Correlation, Means, Summed, Sums
 
 TAU = 0.8
 """Confidence from which a wrong answer counts as overconfident."""
@@ -81,15 +81,18 @@ def answer_figures(
         if members.shape != p.shape:
             raise ValueError(f"sets: expected [N={n}, K={k}], got {members.shape}")
         columns |= {"set/coverage": covered(members, y), "set/size": members.sum(axis=1)}
-    means, accuracies = Means(columns), Confusions(said, y, k)
-    calibration: list[Figures] = [BinGaps(confidence, right), Correlation(confidence, right)]
+    kinds: list[tuple[str, Sums]] = [
+        ("", Means(columns)),
+        ("acc/", Confusions(said, y, k)),
+        ("cal/", BinGaps(confidence, right)),
+        ("cal/", Correlation(confidence, right)),
+    ]
     if p.size <= CLASS_WISE:
-        calibration.append(ClassWise(p, y))
+        kinds.append(("cal/", ClassWise(p, y)))
+    summed = Summed(kinds)
 
     def compute(drawn: Resamples) -> dict[str, Floats]:
-        found = means(drawn) | {f"acc/{name}": values for name, values in accuracies(drawn).items()}
-        for part in calibration:
-            found |= {f"cal/{name}": values for name, values in part(drawn).items()}
+        found = summed(drawn)
         trusted = by_trust(drawn)
         sure = trusted if by_trust is by_confidence else by_confidence(drawn)
         return found | {

@@ -101,7 +101,7 @@ class Ranked:
             wrong,
             float(risk[np.searchsorted(c, (self._coverage - 1e-9) * n)]),
             self._most(risk, c) / n,
-            self._mass(np.multiply(here, self._score[first:], out=lost), c, e),
+            self._mass(here, self._score[first:], c, e),
         )
 
     def _most(self, risk: Floats, c: Floats) -> float:
@@ -110,15 +110,16 @@ class Ranked:
         last = int(np.argmax(within[::-1]))
         return float(c[len(c) - 1 - last]) if within[len(c) - 1 - last] else 0.0
 
-    def _mass(self, said: Floats, c: Floats, e: Ints) -> float:
+    def _mass(self, here: Floats, score: Floats, c: Floats, e: Ints) -> float:
         """ECE over equal-mass bins: the k-th edge is the ceil(n k / B)-th smallest score."""
         n = int(c[-1])
         ranks = -(-n * np.arange(1, self._bins + 1) // self._bins)
         # The r-th smallest is the (n + 1 - r)-th from above; each edge closes its bin, from there down to the next.
         starts = np.unique(np.searchsorted(c, n + 1 - ranks))
-        ends = np.append(starts[1:], len(c)) - 1
-        right = np.diff(c[ends] - e[ends], prepend=0.0)
-        return float(np.abs(right - np.add.reduceat(said, starts)).sum()) / n
+        ends = np.append(starts[1:], len(c))
+        right = np.diff(c[ends - 1] - e[ends - 1], prepend=0.0)
+        said = [here[a:b] @ score[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return float(np.abs(right - said).sum()) / n
 
 
 def best_aurc_of(n: Floats, wrong: Floats) -> Floats:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,6 +18,44 @@ DOUBTFUL = 1e-8
 """Below this variance, of confidences stretched over [0, 1], sums have lost the digits that a correlation needs."""
 
 
+class Sums(Protocol):
+    """Figures that follow from S sums over the cases drawn."""
+
+    rows: Any
+    """What each case adds to the sums, shape (S, N), as an array or as a sparse matrix of columns."""
+
+    def of(self, sums: Floats, drawn: Resamples) -> dict[str, Floats]:
+        """Compute the figures, shape (B,) each, from sums of shape (S, B); nan where undefined."""
+        ...
+
+
+class Summed:
+    """Figures of several kinds, by name, with a prefix to each kind.
+
+    Parameters
+    ----------
+    kinds : sequence of (str, Sums)
+        Prefixes, such as `cal/`, and kinds.
+    """
+
+    def __init__(self, kinds: Sequence[tuple[str, Sums]]) -> None:
+        from scipy.sparse import issparse, vstack
+
+        self._dense = [(prefix, kind) for prefix, kind in kinds if not issparse(kind.rows)]
+        self._sparse = [(prefix, kind) for prefix, kind in kinds if issparse(kind.rows)]
+        self._dense_rows = np.concatenate([kind.rows for _, kind in self._dense])
+        self._sparse_rows = vstack([kind.rows for _, kind in self._sparse], format="csc")
+
+    def __call__(self, drawn: Resamples) -> dict[str, Floats]:
+        """Compute all figures of each of B resamples."""
+        found = {}
+        for kinds, rows in ((self._dense, self._dense_rows), (self._sparse, self._sparse_rows)):
+            ends = np.cumsum([kind.rows.shape[0] for _, kind in kinds])
+            for (prefix, kind), sums in zip(kinds, np.split(rows @ drawn.columns, ends[:-1]), strict=True):
+                found |= {prefix + name: values for name, values in kind.of(sums, drawn).items()}
+        return found
+
+
 class Means:
     """Means over the cases drawn.
 
@@ -28,11 +67,11 @@ class Means:
 
     def __init__(self, columns: dict[str, Any]) -> None:
         self._names = tuple(columns)
-        self._rows = np.array([np.asarray(column, dtype=np.float64) for column in columns.values()])
+        self.rows = np.array([np.asarray(column, dtype=np.float64) for column in columns.values()])
 
-    def __call__(self, drawn: Resamples) -> dict[str, Floats]:
-        """Compute the mean of each column, shape (B,)."""
-        return dict(zip(self._names, self._rows @ drawn.columns / drawn.total, strict=True))
+    def of(self, sums: Floats, drawn: Resamples) -> dict[str, Floats]:
+        """Return the mean of each column."""
+        return dict(zip(self._names, sums / drawn.total, strict=True))
 
 
 class Confusions:
@@ -48,11 +87,11 @@ class Confusions:
 
     def __init__(self, labels: Ints, truth: Ints, k: int) -> None:
         self._k = k
-        self._cells = _indicators(truth * (k + 1) + np.where(labels < 0, k, labels), k * (k + 1))
+        self.rows = _indicators(truth * (k + 1) + np.where(labels < 0, k, labels), k * (k + 1))
 
-    def __call__(self, drawn: Resamples) -> dict[str, Floats]:
-        """Compute both, shape (B,)."""
-        tables = (self._cells @ drawn.columns).T.reshape(-1, self._k, self._k + 1)
+    def of(self, sums: Floats, drawn: Resamples) -> dict[str, Floats]:
+        """Return both."""
+        tables = sums.T.reshape(-1, self._k, self._k + 1)
         return {"balanced": mean_of_known(recalls_in(tables)), "macro_f1": mean_of_known(f1_in(tables))}
 
 
@@ -68,11 +107,12 @@ class BinGaps:
 
     def __init__(self, confidence: Floats, right: Bools, bins: int = 15) -> None:
         place = place_in_bins(confidence, bins, "width")
-        self._held, self._gaps = _indicators(place, bins), _indicators(place, bins, right - confidence)
+        values = np.stack([np.ones(len(place)), right - confidence], axis=1)
+        self.rows = _indicators(np.stack([place, place + bins], axis=1), 2 * bins, values)
 
-    def __call__(self, drawn: Resamples) -> dict[str, Floats]:
-        """Compute both, shape (B,)."""
-        held, gaps = self._held @ drawn.columns, np.abs(self._gaps @ drawn.columns)
+    def of(self, sums: Floats, drawn: Resamples) -> dict[str, Floats]:
+        """Return both."""
+        held, gaps = np.split(np.abs(sums), 2)
         widest = np.max(gaps / np.where(held > 0, held, 1.0), axis=0)
         return {"ece": gaps.sum(axis=0) / drawn.total, "mce": np.where(drawn.total > 0, widest, NAN)}
 
@@ -88,14 +128,13 @@ class ClassWise:
     """
 
     def __init__(self, probs: Floats, truth: Ints, bins: int = 15) -> None:
-        n, k = probs.shape
-        place = place_in_bins(probs.ravel(), bins, "width").reshape(n, k) + bins * np.arange(k)
-        gaps = (truth[:, None] == np.arange(k)) - probs
-        self._k, self._gaps = k, _indicators(place, bins * k, gaps)
+        self._k = probs.shape[1]
+        place = place_in_bins(probs.ravel(), bins, "width").reshape(probs.shape) + bins * np.arange(self._k)
+        self.rows = _indicators(place, bins * self._k, (truth[:, None] == np.arange(self._k)) - probs)
 
-    def __call__(self, drawn: Resamples) -> dict[str, Floats]:
-        """Compute it, shape (B,)."""
-        return {"ece_classwise": np.abs(self._gaps @ drawn.columns).sum(axis=0) / (drawn.total * self._k)}
+    def of(self, sums: Floats, drawn: Resamples) -> dict[str, Floats]:
+        """Return it."""
+        return {"ece_classwise": np.abs(sums).sum(axis=0) / (drawn.total * self._k)}
 
 
 class Correlation:
@@ -109,19 +148,17 @@ class Correlation:
 
     def __init__(self, confidence: Floats, right: Bools) -> None:
         self._confidence, self._right = confidence, right
-        self._constant = not len(confidence) or float(np.ptp(confidence)) == 0
-        if not self._constant:
-            x = (confidence - confidence.min()) / np.ptp(confidence)
-            x -= x.mean()
-            self._rows = np.array([x, x * x, right, x * right])
+        spread = float(np.ptp(confidence)) if len(confidence) else 0.0
+        x = (confidence - confidence.min(initial=1.0)) / spread if spread else np.zeros(len(confidence))
+        x -= x.mean() if spread else 0.0
+        self._constant = spread == 0
+        self.rows = np.array([x, x * x, right, x * right])
 
-    def __call__(self, drawn: Resamples) -> dict[str, Floats]:
-        """Compute it, shape (B,); nan where either is constant among the cases drawn."""
-        if self._constant:
-            return {"ccc": np.full(len(drawn.total), NAN)}
-        x, xx, y, xy = self._rows @ drawn.columns / drawn.total
+    def of(self, sums: Floats, drawn: Resamples) -> dict[str, Floats]:
+        """Return it; nan where either is constant among the cases drawn."""
+        x, xx, y, xy = sums / drawn.total
         spread_x, spread_y = xx - x * x, y - y * y
-        defined = (y > 0) & (y < 1)
+        defined = (y > 0) & (y < 1) & (not self._constant)
         sure = defined & (spread_x > DOUBTFUL)
         value = np.full(len(x), NAN)
         value[sure] = (xy - x * y)[sure] / np.sqrt(spread_x[sure] * spread_y[sure])
