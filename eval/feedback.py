@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from secondlook.agents.case import Frozen
 from secondlook.agents.encoder import OpenClipEncoder
@@ -253,8 +253,8 @@ def _summary(watch: Watch, memory: Memory | None, counts: Counts | None = None) 
     standings = [
         found
         for agent, look in [(SYSTEM, FINAL), *sorted(agents, key=lambda pair: pair[::-1])]
-        for scope in ("all", "accepted", "review")
-        if (found := records.standing(agent, look, memory or Memory(), scope)).n or scope == "all"  # type: ignore[arg-type]
+        for scope in get_args(Scope)
+        if (found := records.standing(agent, look, memory or Memory(), scope)).n or scope == "all"
     ]
     return Feedback(
         **counts._asdict(),

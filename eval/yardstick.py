@@ -54,7 +54,7 @@ def measure_yardstick(
     top = np.nan_to_num(belief).argmax(axis=1)
     given = first.probs[:, np.arange(len(top)), top]
     answered = ~np.isnan(given)
-    known = answered.any(axis=0) & ~np.isnan(belief).any(axis=1)
+    known = np.asarray((answered.sum(axis=0) > 0) & ~np.isnan(belief).any(axis=1))
     agreement = np.nansum(given, axis=0) / np.maximum(answered.sum(axis=0), 1)
     kept = np.unique(unit[known])
     if len(kept) > MOST:

@@ -159,7 +159,7 @@ class LivingRecords:
         """
         if label is not None and label not in self.labels:
             raise ConfigError(f"{case_id} has the unknown label {label!r}.", f"The labels are {list(self.labels)}.")
-        failed = isinstance(outcome, Failure)
+        answer = None if isinstance(outcome, Failure) else outcome
         return self.record(
             Entry(
                 case=case_id,
@@ -167,8 +167,8 @@ class LivingRecords:
                 look=look,
                 binding=self.bindings[SYSTEM if agent == SYSTEM else column(agent, look)],
                 group=group,
-                label=None if failed else self.labels[outcome.top],
-                confidence=None if failed else min(1.0, outcome.scores[outcome.top]),
+                label=None if answer is None else self.labels[answer.top],
+                confidence=None if answer is None else min(1.0, answer.scores[answer.top]),
                 truth=label,
                 scope=sample.scope,
                 weight=sample.weight,
