@@ -201,4 +201,4 @@ def _tempered(log_p: Floats, truth: Truth, folds: Folds) -> tuple[Calibrator, Fl
 
 def _unless_silent(log_p: Floats, opinions: Opinions) -> Floats:
     """Nan where nobody answered."""
-    return np.where(opinions.answered.any(axis=0)[:, None], log_p, np.nan)
+    return np.where(np.asarray(opinions.answered.any(axis=0))[:, None], log_p, np.nan)

@@ -117,7 +117,7 @@ def fit_temperature(log_q: Floats, truth: Truth, folds: Folds) -> tuple[Calibrat
     probs : ndarray of shape (N, K)
         Cross-fitted; without folds, of the fitted cases.
     """
-    known = ~np.isnan(log_q).any(axis=1)
+    known: NDArray[np.bool_] = np.logical_not(np.isnan(log_q).any(axis=1))
 
     def fit(rows: NDArray[np.bool_]) -> Calibrator:
         # Without folds a temperature is fitted and nothing is chosen: no label changes place with another.
@@ -126,7 +126,7 @@ def fit_temperature(log_q: Floats, truth: Truth, folds: Folds) -> tuple[Calibrat
     whole, probs = fit(known), np.full_like(log_q, np.nan)
     for fold in [None] if folds is None else np.unique(folds):
         outside = known if folds is None else known & (folds == fold)
-        calibrator = whole if folds is None else fit(known & (folds != fold))
+        calibrator = whole if folds is None else fit(np.logical_and(known, folds != fold))
         probs[outside] = calibrator.apply(log_q[outside])
     return whole, probs
 

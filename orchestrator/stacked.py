@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,4 +147,4 @@ def fit_logistic(
 def _beliefs(opinions: Opinions, weights: Floats, bias: Floats) -> Floats:
     belief = normalised(stacked_features(opinions) @ weights.T + bias)
     belief[~opinions.answered.any(axis=0)] = np.nan
-    return cast("Floats", belief)
+    return belief
