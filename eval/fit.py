@@ -287,7 +287,7 @@ def _decisions(
             )
     flips = f"on {ledger.asked} held-out cases it fixed {ledger.fixed} labels and broke {ledger.broken}"
     if gate.loss == "cost":
-        flips += f", which saved {ledger.saved:.3g} of the largest cost"
+        flips += f", which saved {ledger.saved:.3g} times the largest cost"
     if use_second:
         said.append(f"The second look is on: {flips}.")
     elif config.second_look:

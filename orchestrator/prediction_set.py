@@ -142,7 +142,7 @@ def fit_prediction_sets(
     if not 0 < level < 1:
         raise ValueError(f"level: expected a share between 0 and 1, got {level}")
     randomised = rng is not None and method == "aps"
-    u = rng.random(n) if rng is not None and randomised else None
+    u = rng.random(len(truth)) if rng is not None and randomised else None
     found = strangeness(method, belief, u)[np.arange(n), truth]
     parts = [found[truth == label] for label in range(k)] if per_label else [found]
     return PredictionSets(

@@ -57,7 +57,7 @@ def fit(
         typer.Option(
             metavar="SCOPE.KIND=MOST",
             help="What looking may cost, repeatable: case. or run., then looks, calls, seconds or usd: run.looks=500. "
-            "What it does not allow goes to review.",
+            "What it does not allow goes to review. Each command that judges counts from nothing.",
         ),
     ] = None,
     neighbours: Annotated[int, typer.Option("--neighbours", "-k", help="Similar images a second look is shown.")] = 10,

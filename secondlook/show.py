@@ -110,6 +110,10 @@ def _promise(model: Model) -> list[str]:
                 f"A target of {target:.0%} would need {units_needed(target, gate.delta)} calibration groups with an "
                 f"accepted image and not one error, more with errors; there are {model.splits['calibration'].n_groups}."
             )
+    budget = model.config.budget
+    for scope, limits in (("case", budget.per_case), ("run", budget.per_run)):
+        if most := [f"{most:g} {kind}" for kind, most in limits.model_dump().items() if most is not None]:
+            lines.append(f"Budget of a {scope}: at most {', '.join(most)}; what it does not allow goes to review.")
     flips = model.ledger
     lines.append(
         f"Second look: {'on' if model.second_look else 'off'}. On {flips.asked} held-out cases it fixed {flips.fixed} "
