@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from command import run_cli
 from rich.console import Console
 from sklearn.metrics import matthews_corrcoef
 from toy import evaluated, toy
@@ -62,6 +65,19 @@ def test_show_lists_them_best_first_and_the_errors_that_agents_share() -> None:
 
 
 # --- what a look is fitted with ---
+
+
+def test_a_policy_is_named_on_the_command_line_and_another_name_is_refused(tmp_path: Path) -> None:
+    options = ("--encoder", toy().clip, "--fusion")
+    refused = run_cli("fit", toy().data, "--out", tmp_path / "m", *options, "vote", cache=tmp_path)
+    assert refused.code == 2
+    assert "--fusion: Input should be" in refused.err
+    done = run_cli("fit", toy().data, "--out", tmp_path / "m", *options, "neighbour-vote", "--json", cache=tmp_path)
+    assert done.code == 0, done.err
+    said = json.loads(done.out)
+    assert said["config"]["fusion"] == "neighbour_vote"
+    assert any(note.startswith("Look 1: neighbour vote cannot be fitted here") for note in said["notes"])
+    assert {fusion["kind"] for fusion in said["fusions"].values()} <= {"neighbour_vote", "best_agent"}
 
 
 def answers(n: int = 120, seed: int = 0) -> tuple[list[Answers], Embedded]:
