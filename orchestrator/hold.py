@@ -148,7 +148,9 @@ class Watch:
 
     def _promise_alarm(self, threshold: float) -> Alarm | None:
         gate = self.model.gate
-        rows = [e for e in self.records.entries(SYSTEM, since_seen=True) if e.accepted and e.truth is not None]
+        labels = self.model.task.labels
+        known = self.records.entries(SYSTEM, since_seen=True)
+        rows = [e for e in known if e.accepted and e.truth in labels and e.label in labels]
         what = "the error rate" if gate.loss == "error" else "the mean cost"
         losses = unit_means(self._costs(rows), np.ones(len(rows)), [e.group for e in rows])
         known = f"at most {gate.target_risk:.1%} was promised"
@@ -158,10 +160,10 @@ class Watch:
 
     def _costs(self, rows: list[Entry]) -> Floats:
         """Losses as the gate counts them, of shape (N,)."""
-        labels, loss = self.model.task.labels, Loss(costs=self.model.task.costs)
-        place = {label: k for k, label in enumerate(labels)}
-        truth = np.array([place.get(str(e.truth), 0) for e in rows], dtype=np.intp)
-        said = np.array([place.get(str(e.label), 0) for e in rows], dtype=np.intp)
+        place = {label: k for k, label in enumerate(self.model.task.labels)}
+        truth = np.array([place[str(e.truth)] for e in rows], dtype=np.intp)
+        said = np.array([place[str(e.label)] for e in rows], dtype=np.intp)
+        loss = Loss(costs=self.model.task.costs)
         return np.asarray(loss.of(said, truth), dtype=np.float64) if rows else np.empty(0)
 
     def _error_alarm(

@@ -177,8 +177,13 @@ def show(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder.")],
     as_json: Json = False,
 ) -> None:
-    """Show what a model folder knows: track records, weights, threshold, and what a tighter one would need."""
+    """Show what a model folder knows: track records, weights, threshold, and what a tighter one would need.
+
+    Where feedback has been given, also what the agents are worth by now; `secondlook feedback -m MODEL --json` gives
+    that alone.
+    """
     from secondlook.orchestrator.fitted import load_model
+    from secondlook.orchestrator.ledger import TRACK_FILE
     from secondlook.show import model_json, print_model
 
     found, _ = load_model(model)
@@ -186,7 +191,10 @@ def show(
         print(model_json(found))
     else:
         print_model(found)
-        _print_ledger(model)
+        if (model / TRACK_FILE).is_file():
+            from secondlook.standing_table import print_ledger
+
+            print_ledger(model)
 
 
 @app.command()
@@ -200,24 +208,6 @@ def doctor(as_json: Json = False) -> None:
     else:
         for name, value in found.items():
             print(f"{name:<22} {value}")
-
-
-def _print_ledger(model: Path) -> None:
-    """Print the living standings where a model folder holds any."""
-    from secondlook.agents.errors import ConfigError
-    from secondlook.orchestrator.ledger import TRACK_FILE
-
-    if not (model / TRACK_FILE).is_file():
-        return
-    from secondlook.eval.feedback import open_feedback
-    from secondlook.standing_table import print_standings
-    from secondlook.tables import print_line, wide_console
-
-    try:
-        print_standings(open_feedback(model), wide_console())
-    except ConfigError as error:
-        # An encoder that is not on this machine, for instance: the model itself can be shown all the same.
-        print_line(wide_console(), f"The living track records cannot be shown: {error.what}")
 
 
 def _print_metrics(metrics: dict[str, float | int | str | None], page: Path | None, as_json: bool) -> None:

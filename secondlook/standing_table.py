@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from secondlook.eval.feedback import Feedback
+from secondlook.agents.errors import ConfigError
+from secondlook.eval.feedback import Feedback, open_feedback
 from secondlook.orchestrator.track_record import Measure
 from secondlook.orchestrator.trust import FINAL, Standing
 from secondlook.tables import print_line, print_whole, wide_console
@@ -26,6 +28,16 @@ def print_feedback(found: Feedback, console: Console | None = None) -> None:
             f"gate accepts); {found.written} lines are new.",
         )
     print_standings(found, console)
+
+
+def print_ledger(model: Path) -> None:
+    """Print the living standings of a model folder."""
+    console = wide_console()
+    try:
+        print_standings(open_feedback(model), console)
+    except ConfigError as error:
+        # An encoder that is not on this machine, for instance: the model itself can be shown all the same.
+        print_line(console, f"The living track records cannot be shown: {error.what}")
 
 
 def print_standings(found: Feedback, console: Console) -> None:
