@@ -71,18 +71,22 @@ def macro_f1(labels: ArrayLike, truth: ArrayLike, k: int) -> float:
     return float(mean_of_known(f1_scores(labels, truth, k)))
 
 
-def recalls_in(tables: Floats | Ints) -> Floats:
+def recalls_in(tables: ArrayLike) -> Floats:
     """Recall of each label in tables such as `confusion` counts, shape (..., K, K + 1) to (..., K)."""
-    n = tables.sum(axis=-1)
-    found: Floats = np.diagonal(tables, axis1=-2, axis2=-1) / np.where(n > 0, n, np.nan)
-    return found
+    counts = np.asarray(tables, dtype=np.float64)
+    n = counts.sum(axis=-1)
+    return _diagonals(counts) / np.where(n > 0, n, np.nan)
 
 
-def f1_in(tables: Floats | Ints) -> Floats:
+def f1_in(tables: ArrayLike) -> Floats:
     """F1 of each label in tables such as `confusion` counts, shape (..., K, K + 1) to (..., K)."""
-    touched = tables[..., :-1].sum(axis=-2) + tables.sum(axis=-1)
-    scores: Floats = 2 * np.diagonal(tables, axis1=-2, axis2=-1) / np.where(touched > 0, touched, np.nan)
-    return scores
+    counts = np.asarray(tables, dtype=np.float64)
+    touched = counts[..., :-1].sum(axis=-2) + counts.sum(axis=-1)
+    return 2 * _diagonals(counts) / np.where(touched > 0, touched, np.nan)
+
+
+def _diagonals(tables: Floats) -> Floats:
+    return np.asarray(np.diagonal(tables, axis1=-2, axis2=-1))
 
 
 def mean_of_known(values: Floats) -> Floats:

@@ -48,7 +48,7 @@ class Summed:
 
     def __call__(self, drawn: Resamples) -> dict[str, Floats]:
         """Compute all figures of each of B resamples."""
-        found = {}
+        found: dict[str, Floats] = {}
         for kinds, rows in ((self._dense, self._dense_rows), (self._sparse, self._sparse_rows)):
             ends = np.cumsum([kind.rows.shape[0] for _, kind in kinds])
             for (prefix, kind), sums in zip(kinds, np.split(rows @ drawn.columns, ends[:-1]), strict=True):

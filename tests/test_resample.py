@@ -88,22 +88,22 @@ def test_the_best_aurc_is_a_matter_of_two_numbers(right: int, wrong: int) -> Non
 
 
 def test_intervals_agree_with_the_plain_loop() -> None:
-    # 400 cases of 100 leaves, 2,000 draws either way: ends agree within the noise of the draws.
+    # 400 cases of 100 leaves, 1,000 draws either way: ends agree within the noise of the draws.
     rng = np.random.default_rng(1)
     y, leaf = rng.integers(4, size=400), rng.integers(100, size=400)
     logits = rng.normal(size=(400, 4)) + 1.5 * np.eye(4)[y]
     p = np.exp(1.5 * logits) / np.exp(1.5 * logits).sum(axis=1, keepdims=True)
     sets = p > 0.15
-    fast = intervals({"": answer_figures(p, y, sets=sets)}, 400, leaf, draws=2000, rng=rng)
+    fast = intervals({"": answer_figures(p, y, sets=sets)}, 400, leaf, draws=1000, rng=rng)
     assert set(fast) == set(plain(p, y, p.argmax(axis=1), p.max(axis=1), sets))
     conf, right = p.max(axis=1), p.argmax(axis=1) == y
     for name, statistic in {
         "cal/ece": ece, "cal/ccc": ccc, "sel/auroc": auroc_of_confidence, "sel/eaurc": excess_aurc,
     }.items():  # fmt: skip
-        slow = clustered_bootstrap(statistic, conf, right, groups=leaf, draws=2000, rng=rng)
+        slow = clustered_bootstrap(statistic, conf, right, groups=leaf, draws=1000, rng=rng)
         assert (fast[name].value, fast[name].n, fast[name].groups) == pytest.approx((slow.value, 400, slow.groups))
-        assert [fast[name].lo, fast[name].hi] == pytest.approx([slow.lo, slow.hi], abs=0.15 * (slow.hi - slow.lo))
-    share = mean_interval(right, leaf, draws=2000, rng=rng)
+        assert [fast[name].lo, fast[name].hi] == pytest.approx([slow.lo, slow.hi], abs=0.2 * (slow.hi - slow.lo))
+    share = mean_interval(right, leaf, draws=1000, rng=rng)
     assert [fast["acc/top1"].lo, fast["acc/top1"].hi] == pytest.approx([share.lo, share.hi], abs=0.01)
 
 
