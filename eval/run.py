@@ -59,7 +59,8 @@ def open_run(plan: Plan, pipeline: Pipeline, notes: Sequence[str] = ()) -> RunFo
     model, watch = pipeline.model, pipeline.watch
     # Verdicts of what was measured and of what has changed since do not belong into one run.
     changed = {} if watch is None or watch.changed is None else {"changed": watch.changed}
-    held = () if watch is None or (hold := watch.at(1)) is None else (f"Nothing is accepted: {hold.why}",)
+    holds = () if watch is None else ((look, watch.at(look)) for look in range(1, pipeline.nodes.looks + 1))
+    held = [f"What look {look} would accept goes to review: {hold.why}" for look, hold in holds if hold is not None]
     return RunFolder(
         plan.out,
         Manifest(

@@ -149,8 +149,8 @@ class Watch:
     def _promise_alarm(self, threshold: float) -> Alarm | None:
         gate = self.model.gate
         labels = self.model.task.labels
-        known = self.records.entries(SYSTEM, since_seen=True)
-        rows = [e for e in known if e.accepted and e.truth in labels and e.label in labels]
+        verdicts = self.records.entries(SYSTEM, since_seen=True)
+        rows = [e for e in verdicts if e.accepted and e.truth in labels and e.label in labels]
         what = "the error rate" if gate.loss == "error" else "the mean cost"
         losses = unit_means(self._costs(rows), np.ones(len(rows)), [e.group for e in rows])
         known = f"at most {gate.target_risk:.1%} was promised"

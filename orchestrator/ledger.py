@@ -19,6 +19,8 @@ TRACK_FILE = "track.jsonl"
 """The ledger's name inside a model folder."""
 LONGEST_LINE = 65_536
 """Bytes; what is longer was not written by this program."""
+LARGEST_FILE = 2**30
+"""Bytes: about five million lines."""
 Scope = Literal["all", "accepted", "review"]
 """What the cases with a known truth stand for.
 
@@ -101,6 +103,8 @@ def read_ledger(path: Path) -> Iterator[Line]:
         return
     remedy = "Remove that line, or give another --ledger."
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ConfigError(f"{path} is larger than {LARGEST_FILE >> 20} MiB.", "Give another --ledger.")
         with path.open("rb") as file:
             number = 0
             while line := file.readline(LONGEST_LINE):

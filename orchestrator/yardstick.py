@@ -15,7 +15,7 @@ class ErrorRate(Frozen):
     --------
     >>> record = ErrorRate(wrong=5, n=98)
     >>> round(record.expected, 3), round(record.limit, 3)
-    (0.06, 0.105)
+    (0.06, 0.104)
     """
 
     wrong: float
