@@ -106,6 +106,9 @@ def group_codes(groups: Groups, n: int) -> Ints:
         return np.arange(n)
     if len(groups) != n:
         raise ValueError(f"groups: expected [N={n}], got ({len(groups)},)")
+    if isinstance(groups, np.ndarray) and groups.ndim == 1 and groups.dtype.kind in "biuSU":
+        _, first, place = np.unique(groups, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[place]
     named = list(dict.fromkeys(g for g in groups if g is not None))
     code = {g: i for i, g in enumerate(named)}
     fresh = itertools.count(len(named))

@@ -83,7 +83,8 @@ class Ranked:
             drawn, missed = (np.add.reduceat(part, self._starts, dtype=room.sums.dtype) for part in (drawn, missed))
         # c_t cases are drawn down to the t-th score, e_t of them wrong: whole numbers, so exact
         c, e = room.floats[0], np.cumsum(drawn, out=room.sums)
-        first = int(np.searchsorted(e, 1))
+        # of the sums' own type: an integer of another one would have all of them converted
+        first = int(np.searchsorted(e, e.dtype.type(1)))
         if first == len(e):
             return (NAN,) * 6
         c[:] = e

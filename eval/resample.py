@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.eval.arrays import Floats, Groups, group_codes
+from secondlook.eval.arrays import Floats, Groups, Ints, group_codes
 from secondlook.eval.bootstrap import Interval, percentile_interval
 
 Counts = NDArray[np.integer[Any]]
@@ -52,15 +52,13 @@ Figures = Callable[[Resamples], dict[str, Floats]]
 """Metrics of N fixed cases, by name: their values on each of B resamples, shape (B,); nan where undefined."""
 
 
-def resamples(groups: Groups, n: int, draws: int, rng: np.random.Generator) -> Iterator[Resamples]:
+def resamples(codes: Ints, draws: int, rng: np.random.Generator) -> Iterator[Resamples]:
     """Draw as many groups as there are, with replacement, `draws` times; yield blocks of them.
 
     Parameters
     ----------
-    groups : sequence of N hashables, optional
-        See `secondlook.eval.arrays.group_codes`.
-    n : int
-        N.
+    codes : ndarray of shape (N,)
+        Each case's group, as `secondlook.eval.arrays.group_codes` numbers them.
     draws : int
         Resamples in all.
     rng : numpy.random.Generator
@@ -68,13 +66,12 @@ def resamples(groups: Groups, n: int, draws: int, rng: np.random.Generator) -> I
 
     Examples
     --------
-    >>> block = next(resamples(["a", "a", "b"], 3, draws=2, rng=np.random.default_rng(0)))
+    >>> block = next(resamples(np.array([0, 0, 1]), draws=2, rng=np.random.default_rng(0)))
     >>> block.counts.tolist()
     [[0, 0, 2], [1, 1, 1]]
     """
-    codes = group_codes(groups, n)
-    count = int(codes.max(initial=-1)) + 1
-    alone = count == n
+    n, count = len(codes), int(codes.max(initial=-1)) + 1
+    alone = np.array_equal(codes, np.arange(n))
     step = max(1, min(BLOCK, CELLS // max(1, n)))
     for start in range(0, draws if count else 0, step):
         block = np.stack([_draw(count, rng) for _ in range(min(step, draws - start))])
@@ -119,9 +116,10 @@ def intervals(
     >>> intervals({"": share}, 4, ["a", "a", "b", "b"], rng=np.random.default_rng(0))
     {'acc': Interval(value=0.75, lo=0.5, hi=1.0, n=4, groups=2)}
     """
-    count = int(group_codes(groups, n).max(initial=-1)) + 1
+    codes = group_codes(groups, n)
+    count = int(codes.max(initial=-1)) + 1
     whole = _all(figures, Resamples(np.ones((1, n), dtype=np.uint8)))
-    blocks = [_all(figures, block) for block in resamples(groups, n, draws if count > 1 else 0, rng)]
+    blocks = [_all(figures, block) for block in resamples(codes, draws if count > 1 else 0, rng)]
     found = {}
     for name, value in whole.items():
         values = np.concatenate([block[name] for block in blocks]) if blocks else np.empty(0)

@@ -29,6 +29,9 @@ def test_a_case_without_a_group_stands_alone() -> None:
     # Named groups are numbered first, in the order they are met; then those who stand alone.
     assert group_codes([None, "a", None, "a", 3], 5).tolist() == [2, 0, 3, 0, 1]
     assert group_codes(None, 3).tolist() == [0, 1, 2]
+    # arrays are numbered alike
+    assert group_codes(np.array(["b", "a", "b", "c"]), 4).tolist() == group_codes([7, 3, 7, 9], 4).tolist()
+    assert group_codes(np.array([7, 3, 7, 9]), 4).tolist() == [0, 1, 0, 2]
     with pytest.raises(ValueError, match=r"groups: expected \[N=2\], got \(1,\)"):
         group_codes(["a"], 2)
 

@@ -13,7 +13,7 @@ from strategies import Labelled, groups, labelled
 
 from secondlook.eval.accuracy import accuracy, balanced_accuracy, macro_f1
 from secondlook.eval.answers import answer_figures
-from secondlook.eval.arrays import Bools, Floats, Ints
+from secondlook.eval.arrays import Bools, Floats, Ints, group_codes
 from secondlook.eval.bootstrap import clustered_bootstrap, mean_interval
 from secondlook.eval.proper_scores import brier, nll
 from secondlook.eval.ranked import best_aurc_of
@@ -129,7 +129,7 @@ def test_a_constant_agent_has_no_correlation_and_no_auroc_in_any_draw() -> None:
 @given(st.integers(1, 30).flatmap(groups), st.integers(0, 2**32 - 1))
 def test_a_resample_draws_whole_groups_as_many_as_there_are(names: list[str], seed: int) -> None:
     total = 0
-    for block in resamples(names, len(names), 20, np.random.default_rng(seed)):
+    for block in resamples(group_codes(names, len(names)), 20, np.random.default_rng(seed)):
         total += len(block.counts)
         for row in block.counts.astype(int):
             drawn = {name: {int(row[i]) for i, other in enumerate(names) if other == name} for name in set(names)}
