@@ -88,6 +88,6 @@ class Verdict(Frozen):
     def first_label(self) -> str | None:
         """The label after the first look; the most probable where the trail names none."""
         first = self.looks[0]
-        if first.label is not None or first.probs is None:
-            return first.label
-        return self.labels[first.probs.index(max(first.probs))]
+        if first.probs is None:
+            return None
+        return self.labels[first.probs.index(max(first.probs))] if first.label is None else first.label
