@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,15 +28,12 @@ from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.step import Step, check_steps, plans
 from secondlook.orchestrator.walk import NextStep, State, Taken, Walk, in_policy_order
 
-__all__ = ["AHEAD", "WORTH", "NextStep", "Walk", "fit_next_step"]
+__all__ = ["WORTH", "NextStep", "Walk", "fit_next_step"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 WORTH = 100.0
 """Value of a right label in calls of a vision-language model: a person's look by `Prices`. Chosen by hand."""
-AHEAD = 2
-"""Steps looked ahead, since one may help only together with the next, as a first look with the second. Chosen by hand
-on simulated panels, where 3 did no better."""
 MOST_OPTIONS = 4
 """Kept for a band: the best, and others for where the budget does not allow it."""
 
@@ -126,21 +123,15 @@ class _Explorer:
         )
 
     def explore(self, worth: float) -> NextStep:
-        """Measure the states that can be reached by options that pay."""
+        """Measure the states that the held-out cases reach, each by the first option that pays for it."""
         reached: dict[Taken, Bools] = {(): np.ones(len(self.truth), dtype=np.bool_)}
         states: dict[Taken, State] = {}
         while waiting := reached.keys() - states.keys():
             taken = min(waiting, key=lambda its: (len(its), its))  # every way to a state is shorter than it
             state = states[taken] = self._state(taken, reached[taken], worth)
-            trust = self.known(taken).trust
-            for number, band in enumerate(state.bands):
-                inside = reached[taken] & (_numbers(state.bands, trust) == number)
-                for option in band.options:
-                    if self._step(option.steps[0]).ends:
-                        continue
-                    pays = inside & (np.minimum(option.gain, 1 - trust) * worth >= option.cost)
-                    after = in_policy_order(self.steps, (*taken, option.steps[0]))
-                    reached[after] = reached.get(after, False) | (pays if pays.any() else inside)
+            for after, goes in self._onward(state, reached[taken], worth):
+                reached[after] = reached.get(after, False) | goes
+        states = {taken: self._within(state, states) for taken, state in states.items()}
         loss, cost = self._walked(states, worth)
         return NextStep(
             steps=self.steps,
@@ -154,6 +145,38 @@ class _Explorer:
             mean_cost=cost,
         )
 
+    def _onward(self, state: State, here: Bools, worth: float) -> list[tuple[Taken, Bools]]:
+        """Where the cases of a state go on to ask models, and which of N they are."""
+        risk = 1 - self.known(state.taken).trust
+        number, found = _numbers(state.bands, 1 - risk), []
+        for b, band in enumerate(state.bands):
+            inside = here & (number == b)
+            for option in band.options:
+                goes = inside & (np.minimum(option.gain, risk) * worth >= option.cost)
+                inside = inside & ~goes
+                if goes.any() and not self._step(option.steps[0]).ends:
+                    found.append((self._after(state.taken, option), goes))
+        return found
+
+    def _within(self, state: State, states: Collection[Taken]) -> State:
+        """Leave out options that lead where no held-out case was."""
+        bands = (
+            band.model_copy(
+                update={
+                    "options": tuple(
+                        option
+                        for option in band.options
+                        if self._step(option.steps[0]).ends or self._after(state.taken, option) in states
+                    )
+                }
+            )
+            for band in state.bands
+        )
+        return state.model_copy(update={"bands": tuple(bands)})
+
+    def _after(self, taken: Taken, option: Option) -> Taken:
+        return in_policy_order(self.steps, (*taken, option.steps[0]))
+
     def _state(self, taken: Taken, reached: Bools, worth: float) -> State:
         """Bands of the cases that reach a state, each with what all held-out cases in it gained by the options."""
         known = self.known(taken)
@@ -161,7 +184,7 @@ class _Explorer:
         number = np.searchsorted(limits, known.trust, side="right") - 1
         ahead = [
             (plan, plan[0] if plan[0].ends else self.known(in_policy_order(self.steps, (*taken, *_names(plan)))))
-            for plan in plans(self.steps, taken, AHEAD)
+            for plan in plans(self.steps, taken)
         ]
         bands = []
         for b, least in enumerate(limits):

@@ -12,6 +12,9 @@ from secondlook.agents.case import Frozen
 from secondlook.agents.errors import ConfigError
 from secondlook.orchestrator.cost import Cost
 
+PAIRED = 6
+"""Steps left at most for which pairs are looked at: of more there would be too many to measure."""
+
 
 class Step(Frozen):
     """Ask for some columns of opinions, or ask a person.
@@ -77,10 +80,11 @@ def check_steps(steps: Sequence[Step]) -> None:
             raise ConfigError(f"The step {step.name!r} needs {lacking}, which no step gives.", f"Given: {given}.")
 
 
-def plans(steps: Sequence[Step], taken: Collection[str], ahead: int) -> list[tuple[Step, ...]]:
-    """Return the sets of up to `ahead` further steps that can be taken, each in an order in which they can.
+def plans(steps: Sequence[Step], taken: Collection[str]) -> list[tuple[Step, ...]]:
+    """Return what may be done next: each step with all that it still needs, and pairs while `PAIRED` steps are left.
 
-    A person is a plan alone: what models say just before would not change the label that the person gives.
+    Two first looks may bring together what neither brings alone. A person is a plan alone: what models say just before
+    would not change the label that the person gives.
 
     Examples
     --------
@@ -90,14 +94,27 @@ def plans(steps: Sequence[Step], taken: Collection[str], ahead: int) -> list[tup
     ...     Step(name="vote", columns=("vote",)),
     ...     human(),
     ... ]
-    >>> [[step.name for step in plan] for plan in plans(steps, ("vote",), 2)]
-    [['gpt'], ['human'], ['gpt', 'gpt@2']]
+    >>> [[step.name for step in plan] for plan in plans(steps, ("vote",))]
+    [['gpt', 'gpt@2'], ['gpt'], ['human']]
     """
     asked = [column for step in steps if step.name in taken for column in step.columns]
     left = [step for step in steps if step.name not in taken]
-    sets = (chosen for size in range(1, ahead + 1) for chosen in combinations(left, size))
-    orders = (in_order(chosen, asked) for chosen in sets if len(chosen) == 1 or not any(step.ends for step in chosen))
-    return [order for order in orders if order]
+    sets = [_with_needs(step, left) for step in left]
+    models = [step for step in left if not step.ends]
+    if len(left) <= PAIRED:
+        sets += [list(pair) for pair in combinations(models, 2)]
+    orders = {frozenset(step.name for step in chosen): in_order(chosen, asked) for chosen in sets}
+    return [order for order in orders.values() if order]
+
+
+def _with_needs(step: Step, left: Sequence[Step]) -> list[Step]:
+    """Return a step and those left that it needs, and that they need, in the order of `left`."""
+    names, needs = {step.name}, set(step.needs)
+    for _ in left:
+        more = [other for other in left if needs & set(other.columns)]
+        names |= {other.name for other in more}
+        needs |= {need for other in more for need in other.needs}
+    return [other for other in left if other.name in names]
 
 
 def in_order(chosen: Sequence[Step], asked: Collection[str]) -> tuple[Step, ...]:

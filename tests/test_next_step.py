@@ -165,8 +165,8 @@ def test_two_steps_that_help_only_together_are_found() -> None:
 
 
 def test_no_step_is_taken_before_what_it_needs() -> None:
-    names = [[step.name for step in plan] for plan in plans([AGAIN, EXPERT, VOTE, human()], (), 3)]
-    assert names == [["expert"], ["vote"], ["human"], ["expert", "vote"], ["expert", "vote", "again"]]
+    names = [[step.name for step in plan] for plan in plans([AGAIN, EXPERT, VOTE, human()], ())]
+    assert names == [["expert", "vote", "again"], ["expert"], ["vote"], ["human"], ["expert", "vote"]]
 
 
 @pytest.mark.parametrize("filler", [np.nan, 1e9, -1.0])
