@@ -16,9 +16,10 @@ from secondlook.agents.errors import ConfigError
 from secondlook.agents.photo import Photo
 from secondlook.agents.prediction import Failure, Outcome, Prediction, Scale, stated
 from secondlook.agents.recorded import RecordedAgent
-from secondlook.eval.answer_rows import PUBLISHED, VOTE, AnswerRow, AnswerRows, Kind, Probs, read_rows
+from secondlook.eval.answer_rows import PUBLISHED, AnswerRow, AnswerRows, Kind, Probs, read_rows
 from secondlook.eval.held_out import ask_blocking
 from secondlook.orchestrator.panel import column
+from secondlook.orchestrator.rules import VOTES
 
 Floats = NDArray[np.float64]
 MAX_LABELS, MAX_COLUMNS = 1000, 64
@@ -241,7 +242,7 @@ def _shares(probs: Probs, index: Mapping[str, int]) -> Floats | str:
     if not isinstance(probs, dict):
         if len(probs) != len(index):
             return f"it gave {len(probs)} shares for {len(index)} labels"
-        return np.array(probs) / sum(probs)
+        return np.array([share / sum(probs) for share in probs])
     foreign = [label for label, share in probs.items() if share > 0 and label not in index]
     if foreign:
         return f"it gave a share to {foreign[0][:40]!r}, which is no label here"
@@ -249,12 +250,12 @@ def _shares(probs: Probs, index: Mapping[str, int]) -> Floats | str:
     for label, share in probs.items():
         if label in index:
             shares[index[label]] = share
-    return shares / shares.sum()
+    return np.asarray(shares / shares.sum())
 
 
 def kind_of(row: AnswerRow) -> Kind:
     """Guess what gave an answer where the row does not say: a vote by its name, a VLM otherwise."""
-    guess: Kind = "vote" if row.agent.lower().startswith((VOTE, "rag")) else "vlm"
+    guess: Kind = "vote" if row.agent.lower().startswith(VOTES) else "vlm"
     return row.kind or ("llm" if row.agent == PUBLISHED else guess)
 
 

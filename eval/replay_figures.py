@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from math import isfinite, isnan
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.eval.accuracy import accuracy, f1_scores
+from secondlook.eval.answer_rows import PUBLISHED
 from secondlook.eval.arrays import mean
 from secondlook.eval.bootstrap import mean_interval, wilson
 from secondlook.eval.paired import holm, images_needed, mcnemar_exact, sign_flip
@@ -29,7 +30,7 @@ LEVEL = 0.05
 POINTS = 3.0
 """Difference in accuracy, in points, that the output says how many images would show."""
 FINAL = "orchestrator"
-"""What the published final answer is called among the figures."""
+"""What the published final answer is called among the figures, unless an agent is called so."""
 
 
 class Judged(NamedTuple):
@@ -49,7 +50,7 @@ def judged(beliefs: Floats) -> Judged:
     >>> judged(np.array([[0.1, 0.9], [np.nan, np.nan]])).labels.tolist()
     [1, -1]
     """
-    missing = np.isnan(beliefs).any(axis=1)
+    missing = np.asarray(np.isnan(beliefs).any(axis=1))
     probs = np.where(missing[:, None], 1 / beliefs.shape[1], beliefs)
     return Judged(probs, np.where(missing, -1, probs.argmax(axis=1)))
 
@@ -125,8 +126,7 @@ def _policy_figures(decided: Sequence[Decided], answers: RecordedAnswers, seed: 
 
 
 def _known(values: Sequence[float]) -> Floats:
-    array = np.array(values)
-    return array[~np.isnan(array)]
+    return np.array([value for value in values if not isnan(value)])
 
 
 def _interval(decided: Sequence[Decided], answers: RecordedAnswers, seed: int) -> tuple[float, float]:
@@ -210,7 +210,7 @@ def published(answers: RecordedAnswers) -> dict[str, dict[str, float]]:
     if answers.published is not None and answers.published_spent is not None:
         parts = [*answers.spent.values(), answers.published_spent]
         cost = _per_image([(each, everybody[0]) for each in parts], n)
-        found[FINAL] = _recorded(answers.published, answers) | cost
+        found[FINAL if FINAL not in found else PUBLISHED] = _recorded(answers.published, answers) | cost
     return found
 
 
@@ -227,8 +227,8 @@ def weighted_f1(labels: Ints, truth: Ints, k: int) -> float:
 
     Examples
     --------
-    >>> weighted_f1(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1]), 2)
-    0.7666666666666666
+    >>> round(weighted_f1(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1]), 2), 4)
+    0.7667
     """
     n = np.bincount(truth, minlength=k)
     scores = f1_scores(labels, truth, k)
@@ -240,23 +240,27 @@ def power(answers: RecordedAnswers, chosen: Mapping[str, Ints], rivals: Mapping[
     n, needed = len(set(answers.groups)), 1
     while mcnemar_exact(0, needed) >= LEVEL:
         needed += 1
-    right = {name: labels == answers.truth for name, labels in (*chosen.items(), *rivals.items())}
-    gaps = [mean(right[name] != right[rival]) for name in chosen for rival in rivals if rival != name]
-    discordant = float(np.median(gaps)) if gaps else float("nan")
-    found: Figures = {"indistinguishable_points": 100 * (needed - 1) / n, "discordant": discordant}
+    most = 100 * (needed - 1) / n
+    sentence = (
+        f"At n = {n} differences up to {most:.1f} points are not distinguishable: no paired test finds one of fewer "
+        f"than {needed} cases, even where one side is right in all of them."
+    )
+    truth = answers.truth
+    gaps = [mean((own == truth) != (other == truth)) for own in chosen.values() for other in rivals.values()]
+    if not gaps:
+        return {"indistinguishable_points": most, "sentence": sentence}
+    discordant = float(np.median(gaps))
     # The difference seen with 80 % power, by halving: fewer images are needed the larger it is.
     low, high = 0.0, 100.0
-    while gaps and high - low > 0.05:
+    while high - low > 0.05:
         middle = (low + high) / 2
         low, high = (low, middle) if images_needed(discordant, middle).total <= n else (middle, high)
-    found["points_at_80_power"] = high if gaps else None
-    found["sentence"] = (
-        f"At n = {n} differences up to {100 * (needed - 1) / n:.1f} points are not distinguishable: no paired test finds "
-        f"one of fewer than {needed} cases, even where one side is right in all of them."
-    )
-    if gaps:
-        found["sentence"] += f" {images_needed(discordant, POINTS, have=n).sentence}"
-    return found
+    return {
+        "indistinguishable_points": most,
+        "discordant": discordant,
+        "points_at_80_power": high,
+        "sentence": f"{sentence} {images_needed(discordant, POINTS, have=n).sentence}",
+    }
 
 
 def _defined(values: Mapping[str, float | int | str | None]) -> Figures:
