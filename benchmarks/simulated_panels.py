@@ -74,6 +74,8 @@ class Row:
     ece_said: tuple[float, ...]
     """Before calibration."""
     floor_agents: tuple[float, ...]
+    luck_agents: tuple[float, ...]
+    """|accuracy on the calibration cases - on the new ones|: what no calibrator can know."""
     threshold: float | None
     accepted: float
     """Share of new cases."""
@@ -90,7 +92,7 @@ class Row:
         return self.group_size > 1
 
 
-def measure(seed: int, number: int, policy: PolicyName = "pool", n_new: int = 4000, beside: bool = True) -> Row:
+def measure(seed: int, number: int, policy: PolicyName = "pool", n_new: int = 10_000, beside: bool = True) -> Row:
     """Draw a panel, fit everything on its calibration cases and judge new ones.
 
     Parameters
@@ -147,6 +149,11 @@ def measure(seed: int, number: int, policy: PolicyName = "pool", n_new: int = 40
         ece_agents=tuple(found.ece for found in calibrated),
         ece_said=tuple(gap(p, new.truth, rng).ece for p in opinions.said),
         floor_agents=tuple(found.floor for found in calibrated),
+        luck_agents=tuple(
+            abs(float(right_of(a.raw, cases.truth)[here].mean() - right_of(p, new.truth)[there].mean()))
+            for a, p in zip(answers, opinions.said, strict=True)
+            for here, there in [(~np.isnan(a.raw[:, 0]), ~np.isnan(p[:, 0]))]
+        ),
         threshold=gate.threshold,
         accepted=float(taken.mean()),
         error=_mean(group_losses(unit, taken, np.where(taken, ~right, 0.0))),
@@ -286,7 +293,11 @@ def tables(rows: Sequence[Row], policy: str) -> str:
     for n in SIZES:
         if part := [row for row in rows if row.n == n]:
             by_size[n] = _medians(part) | _shares(part, policy)
-    lines += ["", "by calibration cases; medians of the ECE, floors: were each confidence exactly right", ""]
+    lines += [
+        "",
+        "by calibration cases; medians; floor: the ECE were each confidence exact; luck: |accuracy here - there|",
+        "",
+    ]
     lines += [f"{'':16} " + " ".join(f"{n:>7}" for n in by_size)]
     for name in next(iter(by_size.values())):
         lines.append(f"{name:16} " + " ".join(f"{found[name]:7.4g}" for found in by_size.values()))
@@ -310,6 +321,7 @@ def _medians(rows: Sequence[Row]) -> dict[str, float]:
         "ECE said": [value for row in rows for value in row.ece_said],
         "ECE agents": [value for row in rows for value in row.ece_agents],
         "  floor": [value for row in rows for value in row.floor_agents],
+        "  luck": [value for row in rows for value in row.luck_agents],
         "ECE beliefs": [row.ece_fused for row in rows],
         "  floor of it": [row.floor for row in rows],
         "ECE trust": [row.ece_trust for row in rows],
@@ -339,7 +351,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first panel")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--policy", choices=get_args(PolicyName), default="pool", help="the one that decides")
-    parser.add_argument("--new", type=int, default=4000, help="cases on which each panel is judged")
+    parser.add_argument("--new", type=int, default=10_000, help="cases on which each panel is judged")
     parser.add_argument("--alone", action="store_true", help="fit no other policy beside it")
     parser.add_argument("--json", action="store_true", help="print laws and rows as JSON")
     args = parser.parse_args()
