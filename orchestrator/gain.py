@@ -95,8 +95,8 @@ def know(fitted: Fitted | None, beliefs: Floats, loss: Loss, truth: Truth) -> Kn
 def expected_loss(beliefs: Floats, labels: NDArray[np.intp], loss: Loss) -> Floats:
     """Loss of shape (N,) that labels are expected to have under beliefs; 1 where nothing is believed."""
     n, k = beliefs.shape
-    each = np.stack([loss.of(labels, np.full(n, truth, dtype=np.intp)) for truth in range(k)], axis=1)
-    return np.clip(np.nan_to_num((beliefs * each).sum(axis=1), nan=1.0), 0.0, 1.0)
+    each = np.stack([loss.of(labels, np.full(n, y, dtype=np.intp)).astype(np.float64) for y in range(k)], axis=1)
+    return cast("Floats", np.clip(np.nan_to_num((beliefs * each).sum(axis=1), nan=1.0), 0.0, 1.0))
 
 
 def measure(before: Known, after: Known | Step, where: Bools, loss: Loss) -> float:
