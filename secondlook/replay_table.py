@@ -61,13 +61,14 @@ def _policies(found: Found) -> Table:
     table = Table(title=f"Policies on {found['n']} cases{groups}, {fitted}", title_justify="left")
     rivals = _rivals(found)
     table.add_column("policy")
-    for name in ("accuracy", *QUALITY, *(RIVALS[rival] for rival in rivals)):
+    for name in ("accuracy", "95 %", *QUALITY, *(RIVALS[rival] for rival in rivals)):
         table.add_column(name, justify="right")
     for name, figures in found["policies"].items():
         low, high = _number(figures["acc/top1/lo"], ".3f"), _number(figures["acc/top1/hi"], ".3f")
         table.add_row(
             Text(name),
-            f"{_number(figures['acc/top1'], '.4f')} [{low}, {high}]",
+            _number(figures["acc/top1"], ".4f"),
+            f"{low}-{high}",
             *(_number(figures[key], digits) for key, digits in QUALITY.values()),
             *(_number(figures[f"vs/{rival}/p_holm"], ".3g") for rival in rivals),
         )
