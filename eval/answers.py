@@ -54,6 +54,7 @@ def answer_figures(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from secondlook.eval.resample import intervals
     >>> figures = answer_figures([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1])
     >>> found = intervals({"agent": figures}, 3, rng=np.random.default_rng(0))
