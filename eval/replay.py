@@ -17,6 +17,7 @@ from secondlook.agents.calibration import log_distributions
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.folds import grouped_folds
 from secondlook.agents.prediction import Outcome, Prediction
+from secondlook.agents.threads import one_thread
 from secondlook.eval.held_out import calibrate_all
 from secondlook.eval.policy import Decided, Policy, Training
 from secondlook.eval.progress import Progress, silent, tracked
@@ -91,13 +92,14 @@ def replay(
     outcomes = answers.ask()
     decided: dict[str, list[Decided]] = {policy.name: [] for policy in policies}
     dealt = None
-    for r in tracked(range(repeats), "repeats", repeats, progress):
-        dealt = deal(answers.truth, answers.groups, np.random.default_rng([seed, r]), folds)
-        if dealt is None:
-            raise ConfigError(*_too_few(answers))
-        found = cross_fit(answers, outcomes, policies, dealt, np.random.default_rng([seed, r, 1]))
-        for name, one in found.items():
-            decided[name].append(one)
+    with one_thread():
+        for r in tracked(range(repeats), "repeats", repeats, progress):
+            dealt = deal(answers.truth, answers.groups, np.random.default_rng([seed, r]), folds)
+            if dealt is None:
+                raise ConfigError(*_too_few(answers))
+            found = cross_fit(answers, outcomes, policies, dealt, np.random.default_rng([seed, r, 1]))
+            for name, one in found.items():
+                decided[name].append(one)
     return Replay(answers, decided, 0 if dealt is None else len(np.unique(dealt)), seed)
 
 
