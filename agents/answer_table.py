@@ -223,4 +223,4 @@ def confidence_edges(confidences: Floats, most: int = MOST_BINS) -> Floats:
 
 
 def _confidence(said: Floats) -> Floats:
-    return np.round(said.max(axis=1, initial=0.0), DECIMALS)
+    return np.asarray(np.round(said.max(axis=1, initial=0.0), DECIMALS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,8 +95,8 @@ def decide(
     again = ~gates[2].accepts(looks[1].data.trust, typicality, last=False)
     return Decided(
         calibrators=calibrators,
-        fusions={look: found.fitted.fusion for look, found in looks.items()},
-        alternatives={name: found.fusion for name, found in fit_all(opinions, truth, folds).items()},
+        fusions={look: cast("AnyFusion", found.fitted.fusion) for look, found in looks.items()},
+        alternatives={n: cast("AnyFusion", found.fusion) for n, found in fit_all(opinions, truth, folds).items()},
         trusts={look: found.trust for look, found in looks.items()},
         gate=gate,
         first_gate=gates[1] if use_second else None,
