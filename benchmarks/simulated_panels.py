@@ -336,6 +336,7 @@ def _shares(rows: Sequence[Row], policy: str) -> dict[str, float]:
         "panels": len(rows),
         "mean gain": float(gain.mean()),
         "worse": int((gain < -WORSE).sum()),
+        "  in groups": sum(row.grouped for row, lost in zip(rows, gain, strict=True) if lost < -WORSE),
         "accepting": sum(row.accepted > 0 for row in rows),
         "accepted": float(np.mean([row.accepted for row in rows])),
         "over the target": sum(row.error > Config().target_risk for row in rows),
