@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,10 @@ MAX_BYTES = 64 * 2**20
 MAX_ROWS = 1_000_000
 MAX_TEXT = {"case": 500, "agent": 100, "label": 200, "truth": 200, "group": 500, "probs": 50_000}
 """Longest text of each column, in characters."""
+LOOKS = {"": 1, "1": 1, "1.0": 1, "2": 2, "2.0": 2}
+"""How a look may be written."""
+MOST = 1e9
+"""Largest number of seconds, USD or calls of one answer."""
 
 Kind = Literal["vlm", "llm", "vote", "head"]
 """What gave an answer.
@@ -44,6 +49,7 @@ LONG = ("case", "agent", "label")
 """Columns without which a table is no long one."""
 WIDE = {"RAG": VOTE, "Orchestrator": PUBLISHED}
 """What columns of a wide table are called here. `X_1` is X's first look where there is one, and X then its second."""
+_QUOTED = "Save it as a CSV with commas; quote values that hold commas, quotes or line breaks; write .9, not 0,9."
 _FORMS = (
     "Give a CSV with the columns case,agent,look,label,confidence,probs,seconds,usd, and the true label in a column "
     "truth or in rows of the agent truth."
@@ -100,12 +106,15 @@ def read_rows(path: Path) -> AnswerRows:
         raise ConfigError(f"{path} has two columns {twice[0][:80]!r}.", "Name every column once.")
     long, wide = set(LONG) <= set(names), _wide_agents(names)
     if not long and not wide:
-        raise ConfigError(f"{path} has the columns {', '.join(names)[:200]}: no recorded answers.", _FORMS)
+        commas = "Put commas between the columns. " if len(names) == 1 and {";", "\t", "|"} & set(names[0]) else ""
+        raise ConfigError(f"{path} has the columns {', '.join(names)[:200]}: no recorded answers.", commas + _FORMS)
+    if not long and (unfit := [name for name in wide if not name or "@" in name]):
+        raise ConfigError(f"{path} has a column {unfit[0]!r} for an agent.", "Name agents by a word without an @.")
     for line, values in lines:
         if not any(value.strip() for value in values):
             continue
         if len(values) != len(names):
-            raise ConfigError(f"{path}, line {line}: {len(values)} values for {len(names)} columns.", _FORMS)
+            raise ConfigError(f"{path}, line {line}: {len(values)} values for {len(names)} columns.", _QUOTED)
         cells = _Cells(path, line, {name: value.strip() for name, value in zip(names, values, strict=True)})
         if long:
             _take_long(cells, found)
@@ -119,20 +128,21 @@ def read_rows(path: Path) -> AnswerRows:
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Lines with their numbers, from a file that is small enough and text."""
     if not path.is_file():
-        raise ConfigError(f"There is no file {path}.", _FORMS)
+        raise ConfigError(f"{path} is not a file." if path.exists() else f"There is no file {path}.", _FORMS)
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_BYTES // 2**20} MiB.", "Give a part of the cases.")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 (byte {error.start}).", "Save it as a CSV in UTF-8.") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader, line = csv.reader(io.StringIO(text, newline=""), strict=True), 1
     try:
         for values in reader:
             if values:
-                yield reader.line_num, values
+                yield line, values
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise ConfigError(f"{path}, line {reader.line_num}: {error}.", "Save it as a CSV with commas.") from None
+        raise ConfigError(f"{path}, the row that begins in line {line}: {error}.", _QUOTED) from None
 
 
 class _Cells:
@@ -152,7 +162,8 @@ class _Cells:
         value = self._values.get(name, "")
         if len(value) > MAX_TEXT[most or name]:
             raise self.wrong(f"{name} has {len(value):,} characters.", f"At most {MAX_TEXT[most or name]:,} are read.")
-        return value
+        # One letter may be written as one sign or as two: a label is the same either way.
+        return unicodedata.normalize("NFC", value)
 
     def number(self, name: str) -> float | None:
         """Read an amount of 0 or more; None where nothing is written."""
@@ -163,8 +174,8 @@ class _Cells:
             number = float(value)
         except ValueError:
             number = math.nan
-        if not 0 <= number < math.inf:
-            raise self.wrong(f"{name} is {value[:40]!r}.", "Give a number of 0 or more, or nothing.")
+        if not 0 <= number <= MOST:
+            raise self.wrong(f"{name} is {value[:40]!r}.", f"Give a number from 0 to {MOST:,.0f}, or nothing.")
         return number
 
     def share(self, name: str) -> float | None:
@@ -219,7 +230,7 @@ def _shares(found: Any) -> Probs:
     if not isinstance(values, list) or not values or not all(type(v) in (int, float) and 0 <= v <= 2 for v in values):
         raise ValueError("no shares")
     if isinstance(found, dict):
-        return {str(label).strip(): float(share) for label, share in found.items()}
+        return {unicodedata.normalize("NFC", label.strip()): float(share) for label, share in found.items()}
     return tuple(float(share) for share in values)
 
 
@@ -236,9 +247,9 @@ def _take_long(cells: _Cells, found: AnswerRows) -> None:
         return
     if "@" in agent:
         raise cells.wrong(f"the agent {agent!r} has an @ in its name.", "Looks have a column of their own: look.")
-    look = cells.number("look")
-    if look not in (None, 1, 2):
-        raise cells.wrong(f"look is {look:g}.", "Give 1 (without evidence) or 2 (with).")
+    look = LOOKS.get(said := cells.text("look", "agent"))
+    if look is None:
+        raise cells.wrong(f"look is {said!r}.", "Give 1 (without evidence) or 2 (with).")
     if kind and kind not in get_args(Kind):
         raise cells.wrong(f"kind is {kind!r}.", f"The kinds are {', '.join(get_args(Kind))}.")
     found.rows.append(
@@ -246,7 +257,7 @@ def _take_long(cells: _Cells, found: AnswerRows) -> None:
             line=cells.line,
             case=case,
             agent=agent,
-            look=int(look or 1),
+            look=look,
             label=label,
             confidence=cells.share("confidence"),
             probs=cells.probs("probs"),

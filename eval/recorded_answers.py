@@ -18,6 +18,7 @@ from secondlook.agents.prediction import Failure, Outcome, Prediction, Scale, st
 from secondlook.agents.recorded import RecordedAgent
 from secondlook.eval.answer_rows import PUBLISHED, AnswerRow, AnswerRows, Kind, Probs, read_rows
 from secondlook.eval.held_out import ask_blocking
+from secondlook.eval.record import degenerate
 from secondlook.orchestrator.panel import column
 from secondlook.orchestrator.rules import VOTES
 
@@ -131,13 +132,25 @@ def answers_of(found: AnswerRows) -> RecordedAnswers:
     index = {label: k for k, label in enumerate(labels)}
     outcomes: dict[str, list[Outcome]] = {}
     notes: list[str] = []
+    if idle := len(found.truth.keys() - set(cases)):
+        notes.append(f"Cases of which nothing but the truth is known are left out: {idle}.")
     for name, rows in by_column.items():
-        outcomes[name] = _outcomes(rows, cases, index, notes)
-        if all(isinstance(outcome, Failure) for outcome in outcomes[name]):
+        try:
+            outcomes[name] = _outcomes(rows, cases, index, notes)
+        except ConfigError as error:
+            raise ConfigError(f"{found.name}, {error.what}", error.remedy) from None
+        given = [outcome.top for outcome in outcomes[name] if isinstance(outcome, Prediction)]
+        if not given:
             notes.append(f"{name} never answered and is left out.")
             del outcomes[name]
+        elif len(given) > 1 and len(set(given)) == 1:
+            notes.append(f"{name} always says {labels[given[0]]!r}, which tells nothing about a case.")
     if not outcomes:
-        raise ConfigError(f"{found.name}: no agent ever gave one of the labels {list(labels)[:10]}.", " ".join(notes))
+        said = " ".join(notes[:4])
+        raise ConfigError(
+            f"{found.name}: no agent ever gave one of the labels {', '.join(labels[:10])[:300]}. {said}",
+            "Write answers as the true labels are written, and leave out agents that gave none.",
+        )
     return RecordedAnswers(
         labels=labels,
         cases=cases,
@@ -162,6 +175,13 @@ def _by_column(found: AnswerRows) -> dict[str, dict[str, AnswerRow]]:
                 f"{row.case!r} at look {row.look}.",
                 "Keep one of them.",
             )
+        first = next(iter(answers.values()), row)
+        if row.kind != first.kind:
+            raise ConfigError(
+                f"{found.name}, lines {first.line} and {row.line}: {row.agent!r} is of two kinds, "
+                f"{first.kind or 'none'} and {row.kind or 'none'}.",
+                "Give all answers of an agent one kind.",
+            )
         answers[row.case] = row
         if len(columns) > MAX_COLUMNS:
             raise ConfigError(f"{found.name} holds more than {MAX_COLUMNS} agents and looks.", "Give a part of them.")
@@ -179,7 +199,7 @@ def _labels(found: AnswerRows, cases: Iterable[str]) -> tuple[str, ...]:
     labels = tuple(sorted({found.truth[case] for case in cases}))
     if not 2 <= len(labels) <= MAX_LABELS:
         raise ConfigError(
-            f"{found.name} holds {len(labels)} true labels: {', '.join(labels[:3])}.",
+            f"{found.name} holds {len(labels)} true label{'s' * (len(labels) != 1)}: {', '.join(labels[:3])}.",
             f"Give answers about cases of 2 to {MAX_LABELS} labels.",
         )
     return labels
@@ -200,6 +220,9 @@ def _outcomes(
         notes.append(
             f"{name} gives a distribution for {len(whole)} of {len(given)} answers; its label and confidence count."
         )
+    spoken = np.array([row.confidence for row in given if row.confidence is not None])
+    if scale == "stated" and (constant := degenerate(spoken, 1)):
+        notes.append(f"{name} {constant}, which tells nothing beyond its label.")
     failed: Counter[str] = Counter()
     outcomes: list[Outcome] = []
     for case in cases:
@@ -226,7 +249,7 @@ def _said(row: AnswerRow, index: Mapping[str, int], scale: Scale) -> Prediction 
     label = index[row.label] if row.label else int(np.argmax(shares)) if shares is not None else 0
     if shares is not None and shares[label] < shares.max():
         raise ConfigError(
-            f"Line {row.line}: {row.agent!r} says {row.label!r}, which is not the label of its highest share.",
+            f"line {row.line}: {row.agent!r} says {row.label!r}, which is not the label of its highest share.",
             "Give the label with the highest share, or no label.",
         )
     if shares is not None and scale != "stated":

@@ -76,5 +76,15 @@ def complain(what: str, remedy: str = "") -> None:
 
 
 def _plain(text: str) -> str:
-    lines = ("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in text.strip().splitlines())
-    return "\n       ".join(lines)
+    return "\n       ".join(map(visible, text.strip().splitlines()))
+
+
+def visible(text: str) -> str:
+    r"""Return a text with what could steer a terminal made visible.
+
+    Examples
+    --------
+    >>> visible("red \x1b[31m, äöü")
+    'red \\x1b[31m, äöü'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -33,10 +33,12 @@ def replay(
     from secondlook.eval.recorded_answers import read_answers
     from secondlook.eval.replay import replay as run_replay
     from secondlook.eval.replay_figures import figures
-    from secondlook.replay_table import print_replay, write_replay
+    from secondlook.replay_table import make_folder, print_replay, write_replay
 
     recorded = read_answers(answers)
     policies = policies_for(recorded.columns, policy or [])
+    if out:
+        make_folder(out)
     with progress(quiet=as_json) as report:
         found = run_replay(recorded, policies, folds=folds, repeats=repeats, seed=seed, progress=report)
     computed = figures(found)

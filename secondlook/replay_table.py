@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from secondlook.agents.errors import ConfigError
 from secondlook.eval.replay import Replay
 from secondlook.eval.replay_figures import averaged, decisions, judged
 from secondlook.eval.run_folder import cell, write_whole
-from secondlook.tables import print_line, print_whole, wide_console
+from secondlook.tables import plain, print_line, print_whole, wide_console
 
 QUALITY = {
     "ECE": ("cal/ece", ".3f"),
@@ -66,7 +66,7 @@ def _policies(found: Found) -> Table:
     for name, figures in found["policies"].items():
         low, high = _number(figures["acc/top1/lo"], ".3f"), _number(figures["acc/top1/hi"], ".3f")
         table.add_row(
-            Text(name),
+            plain(name),
             _number(figures["acc/top1"], ".4f"),
             f"{low}-{high}",
             *(_number(figures[key], digits) for key, digits in QUALITY.values()),
@@ -83,7 +83,7 @@ def _published(found: Found) -> Table:
         table.add_column(name, justify="right")
     for name, figures in found["published"].items():
         table.add_row(
-            Text(name),
+            plain(name),
             _number(figures["acc/top1"], ".4f"),
             _number(figures["acc/weighted_f1"], ".4f"),
             str(figures["n_failed"]),
@@ -96,13 +96,27 @@ def _number(value: float | None, digits: str) -> str:
     return "-" if value is None else format(value, digits)
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder that the files go to, before anything is computed for them.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}.", "Choose a writable --out.") from error
+
+
 def write_replay(folder: Path, found: Replay, computed: Found) -> None:
     """Write replay.json, and cases.csv with what each policy made of each case.
 
     `right` is the share of repeats in which the case was called by its true label, `label` the one that most repeats
     gave it, `confidence` that of the belief averaged over the repeats, and `asked` the mean number of columns asked.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_whole(folder / "replay.json", json.dumps(computed, allow_nan=False, indent=1) + "\n")
     answers = found.answers
     partial = folder / "cases.csv.partial"

@@ -7,13 +7,12 @@ import math
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from secondlook.orchestrator.fitted import Model
 from secondlook.orchestrator.gate import units_needed
 from secondlook.orchestrator.pool import Pool
 from secondlook.orchestrator.track_record import Measure
-from secondlook.tables import print_line, print_whole, wide_console
+from secondlook.tables import plain, print_line, print_whole, wide_console
 
 TIGHTER = (0.02, 0.01)
 Metrics = dict[str, float | int | str | None]
@@ -46,8 +45,8 @@ def _records(model: Model) -> Table:
         table.add_column(name, justify="left" if name in ("agent", "calibrator") else "right")
     for r in model.records:
         ece, before = f"{r.ece.value:.3f}", f"{r.ece_raw:.3f}"
-        row = (r.agent, r.look, r.n, _with_interval(r.accuracy), ece, before, f"{r.overconfidence.value:.3f}")
-        table.add_row(*map(str, row), f"{r.correlation.value:.2f}", f"{r.nll:.3f}", r.calibrator)
+        row = (r.look, r.n, _with_interval(r.accuracy), ece, before, f"{r.overconfidence.value:.3f}")
+        table.add_row(plain(r.agent), *map(str, row), f"{r.correlation.value:.2f}", f"{r.nll:.3f}", r.calibrator)
     return table
 
 
@@ -60,7 +59,7 @@ def _weights(model: Model) -> Table:
         versus = f"{_digits(fusion.nll)} (best agent {_digits(best)})"
         weights = fusion.weights if isinstance(fusion, Pool) else ()
         said = ", ".join(f"{a} {w:.2f}" for a, w in zip(fusion.agents, weights, strict=False))
-        table.add_row(str(look), fusion.fused_by, versus, said)
+        table.add_row(str(look), plain(fusion.fused_by), versus, plain(said))
     return table
 
 
@@ -71,7 +70,7 @@ def _alternatives(model: Model) -> Table:
     table.add_column("held-out NLL", justify="right")
     table.add_column("decides")
     for name, fusion in sorted(model.alternatives.items(), key=lambda item: (math.isnan(item[1].nll), item[1].nll)):
-        table.add_row(name, _digits(fusion.nll), Text(fusion.fused_by))
+        table.add_row(plain(name), _digits(fusion.nll), plain(fusion.fused_by))
     return table
 
 
@@ -82,7 +81,7 @@ def _shared_errors(model: Model) -> Table:
         table.add_column(name, justify="right")
     for pair in model.shared_errors:
         figures = (pair.phi, pair.both_wrong, pair.agree, pair.wrong_of_agreed)
-        table.add_row(Text(" + ".join(pair.agents)), str(pair.n), *(_digits(figure, 3) for figure in figures))
+        table.add_row(plain(" + ".join(pair.agents)), str(pair.n), *(_digits(figure, 3) for figure in figures))
     return table
 
 
@@ -98,9 +97,9 @@ def _promise(model: Model) -> list[str]:
         lines.append(f"Gate: nothing is accepted; no threshold promises {gate.promise}.")
     else:
         early = [f"{least:.4f} at look {look}" for look, least in enumerate(gate.thresholds[:-1], 1)]
-        least = ", ".join([*early, f"{gate.threshold:.4f}{' at the last' if early else ''}"])
+        least = " and ".join([*early, f"{gate.threshold:.4f}{' at the last' if early else ''}"])
         lines.append(
-            f"Gate: accept at trust {least} or more. Among accepted images that holds {gate.promise} with {sure} "
+            f"Gate: accept from a trust of {least}. Among accepted images that holds {gate.promise} with {sure} "
             f"confidence (p = {gate.p_value:.3f}, {gate.n_units} groups; held-out {gate.loss} "
             f"{gate.accepted_error:.2%} at {gate.coverage:.1%} coverage)."
         )
@@ -136,7 +135,7 @@ def print_metrics(metrics: Metrics, console: Console | None = None) -> None:
             continue
         low, high = metrics.get(f"{name}/lo"), metrics.get(f"{name}/hi")
         interval = f"  [{low:.3f}, {high:.3f}]" if isinstance(low, float) and isinstance(high, float) else ""
-        table.add_row(Text(name), _number(value) + interval)
+        table.add_row(plain(name), _number(value) + interval)
     print_whole(console, table)
 
 

@@ -13,7 +13,7 @@ from secondlook.agents.errors import ConfigError
 from secondlook.eval.feedback import Feedback, open_feedback
 from secondlook.orchestrator.track_record import Measure
 from secondlook.orchestrator.trust import FINAL, Standing
-from secondlook.tables import print_line, print_whole, wide_console
+from secondlook.tables import plain, print_line, print_whole, wide_console
 
 KINDS = {"all": "all", "accepted": "accepted only", "review": "reviewed only"}
 
@@ -62,7 +62,7 @@ def _row(s: Standing) -> tuple[str | Text, ...]:
     over = "-" if math.isnan(s.overconfidence) else f"{s.overconfidence:+.3f}"
     precision = ", ".join(f"{label} {m.value:.2f}" for label, m in s.precision.items() if m.n)
     figures = (str(s.n), f"{s.n_effective:.1f}", str(s.n_failed), _with_interval(s.accuracy), over)
-    return (s.agent, look, KINDS[s.scope], *figures, Text(precision or "-"))
+    return (plain(s.agent), look, KINDS[s.scope], *figures, plain(precision or "-"))
 
 
 def _with_interval(m: Measure) -> str:

@@ -7,6 +7,9 @@ import sys
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
+
+from secondlook.console import visible
 
 WIDEST = 1000
 """Columns that a table may take where its longest words need them."""
@@ -14,7 +17,12 @@ WIDEST = 1000
 
 def print_line(console: Console, line: str) -> None:
     """Print a line as it is: names of labels and files may look like markup."""
-    console.print(line, markup=False, highlight=False)
+    console.print(visible(line), markup=False, highlight=False)
+
+
+def plain(text: str) -> Text:
+    """Return a table's cell that shows a text as it is."""
+    return Text(visible(text))
 
 
 def print_whole(console: Console, table: Table) -> None:

@@ -153,6 +153,34 @@ def test_shares_that_are_rounded_are_divided_by_their_sum(tmp_path: Path) -> Non
     assert outcome.scores == pytest.approx((2 / 3, 1 / 3))
 
 
+def test_an_agent_that_is_constant_is_named_and_one_without_answers_left_out(tmp_path: Path) -> None:
+    lines = [
+        "a,vlm,1,rust,90%,,,,rust,,,",
+        "b,vlm,1,rust,.9,,,,scab,,,",
+        "a,mute,1,,,,,,rust,,,",
+        "z,truth,1,rust,,,,,,,,",
+    ]
+    answers = read(tmp_path, *lines)
+    assert answers.columns == ("vlm",)
+    assert answers.cases == ("a", "b")
+    assert answers.notes == (
+        "Cases of which nothing but the truth is known are left out: 1.",
+        "vlm says .9 to everything, which tells nothing beyond its label.",
+        "vlm always says 'rust', which tells nothing about a case.",
+        "mute: 1 of 2 cases failed: it gave no label.",
+        "mute: 1 of 2 cases failed: no answer is recorded.",
+        "mute never answered and is left out.",
+    )
+
+
+def test_a_label_is_the_same_whether_a_letter_is_one_sign_or_two(tmp_path: Path) -> None:
+    one, two = "F\u00e4ule", "Fa\u0308ule"
+    shares = json.dumps({two: 0.75, "scab": 0.25}).replace('"', '""')
+    answers = read(tmp_path, f'a,vlm,1,{two},,"{shares}",,,{one},,,', f"b,vlm,1,{one},.9,,,,scab,,,")
+    assert answers.labels == (one, "scab")
+    assert [outcome.top for outcome in answers.outcomes["vlm"] if isinstance(outcome, Prediction)] == [0, 0]
+
+
 # -- refused
 
 
@@ -174,7 +202,9 @@ def test_shares_that_are_rounded_are_divided_by_their_sum(tmp_path: Path) -> Non
         ("a,head,1,rust,-1%,,,,,,,", "confidence is '-1%'"),
         ("a,head,1,rust,.9,,-1,,,,,", "seconds is '-1'"),
         ("a,head,1,rust,.9,,,inf,,,,", "usd is 'inf'"),
-        ("a,head,3,rust,.9,,,,,,,", "look is 3"),
+        ("a,head,3,rust,.9,,,,,,,", "look is '3'"),
+        ("a,head,1,rust,.9,,1e300,,,,,", "seconds is '1e300'"),
+        ("a,vlm,2,rust,.9,,,,,,,\nb,vlm,2,rust,.9,,,,,,vote,", "lines 4 and 5: 'vlm' is of two kinds, none and vote"),
         ("a,head,x,rust,.9,,,,,,,", "look is 'x'"),
         ("a,vlm,1,rust,.9,,,,,,,", "lines 2 and 4: two answers of 'vlm' for case 'a' at look 1"),
         ("a,vlm@2,1,rust,.9,,,,,,,", "has an @ in its name"),
@@ -192,6 +222,7 @@ def test_a_row_that_cannot_be_meant_is_refused_with_its_line(tmp_path: Path, row
     with pytest.raises(ConfigError) as caught:
         with_row(tmp_path, row)
     assert message in str(caught.value)
+    assert "answers.csv" in caught.value.what
     assert caught.value.remedy
 
 
@@ -202,8 +233,11 @@ def test_a_row_that_cannot_be_meant_is_refused_with_its_line(tmp_path: Path, row
         (b"\n\n", "is empty"),
         (b"path,label\nx,y\n", "no recorded answers"),
         (b"case,agent,label,label\n", "two columns 'label'"),
+        (b"case;agent;label;truth\na;vlm;rust;rust\n", "Put commas between the columns"),
+        (b"Category,A@2,A@2_confidence,A,A_confidence,A_1,A_1_confidence\n", "has a column 'A@2' for an agent"),
+        (b"Category,,_confidence\n", "has a column '' for an agent"),
         (b"case,agent,label\n", "no answer of any agent"),
-        (b"case,agent,label,truth\na,vlm,rust,rust\nb,vlm,rust,rust\n", "1 true labels: rust"),
+        (b"case,agent,label,truth\na,vlm,rust,rust\nb,vlm,rust,rust\n", "1 true label: rust"),
         (b"case,agent,label,truth\na,vlm,x,rust\nb,vlm,,scab\n", "no agent ever gave one of the labels"),
         (b"case,agent,label,truth\na,published,x,rust\nb,published,,scab\n", "no answer of any agent"),
         ("case,agent,label,truth\na,vlm,Fäule,Fäule\n".encode("latin-1"), "not UTF-8 (byte"),
@@ -217,12 +251,19 @@ def test_a_file_that_holds_no_answers_is_refused(tmp_path: Path, content: bytes,
     with pytest.raises(ConfigError) as caught:
         read_answers(path)
     assert message in str(caught.value)
+    assert "answers.csv" in caught.value.what
+    assert caught.value.remedy
+
+
+def test_a_row_over_several_lines_is_named_by_its_first(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="line 4: look is '3'"):
+        with_row(tmp_path, '"a\n\nb",head,3,rust,.9,,,,,,,')
 
 
 def test_a_file_that_is_not_there_or_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="There is no file"):
         read_answers(tmp_path / "none.csv")
-    with pytest.raises(ConfigError, match="There is no file"):
+    with pytest.raises(ConfigError, match="is not a file"):
         read_answers(tmp_path)
     monkeypatch.setattr(answer_rows, "MAX_BYTES", 2**20)
     (tmp_path / "large.csv").write_bytes(bytes(2**20 + 1))

@@ -393,6 +393,27 @@ def test_a_mistake_ends_the_command_with_a_sentence(tmp_path: Path) -> None:
     assert run_cli("replay", tmp_path / "none.csv").code == 2
 
 
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    ran = run_cli("replay", written(tmp_path), "--repeats", 1000, "--out", tmp_path / "file")
+    assert (ran.code, ran.out) == (2, "")
+    assert "cannot be written" in ran.err
+    assert "--out" in ran.err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    one = "x\x1b[2J"
+    rows = [f"{i},vlm\x1b[31m,{(one, 'y')[i % 2]},.{5 + i % 3},{(one, 'y')[i % 3 > 0]}" for i in range(12)]
+    lines = ("case,agent,label,confidence,truth", *rows, "0,other\a,\x1b]0;z\a,.9,", "")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    ran = run_cli("replay", path, "--repeats", 1, "--folds", 2, "--policy", "mean")
+    assert ran.code == 0, ran.err
+    assert "vlm\\x1b[31m" in ran.out
+    assert not {"\x1b", "\a"} & set(ran.out + ran.err)
+
+
 # -- answers that nobody here produced
 
 
