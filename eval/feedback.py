@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, get_args
+
+from pydantic import ValidationError
 
 from secondlook.agents.case import Frozen
 from secondlook.agents.encoder import OpenClipEncoder
@@ -17,10 +19,11 @@ from secondlook.eval.truths import read_truths
 from secondlook.orchestrator.drift import Alarm
 from secondlook.orchestrator.fitted import load_model, load_seen
 from secondlook.orchestrator.hold import Unproven, Watch, living_records, present_bindings
-from secondlook.orchestrator.ledger import TRACK_FILE, Entry, LedgerWriter, Scope, Signs, read_ledger
+from secondlook.orchestrator.ledger import LONGEST_TEXT, TRACK_FILE, Entry, LedgerWriter, Scope, Signs, read_ledger
 from secondlook.orchestrator.trust import FINAL, SYSTEM, LivingRecords, Memory, Sample, Standing
 from secondlook.orchestrator.verdict import LookTrail, Opinion
 
+NO_ALARM = "There was no alarm to acknowledge: nothing was written about it, and watching goes on."
 WANTED = ("trusted", "unproven", "drift")
 """Reasons of cases that the gate accepts, or would but for a hold."""
 
@@ -81,7 +84,7 @@ def open_feedback(
     truths : Path, optional
         A CSV of truths that became known; see `secondlook.eval.truths.read_truths`. An evaluation holds its own.
     acknowledge : str, optional
-        Who looked into the alarms; the detectors begin anew, after the feedback.
+        Who looked into the alarms; the detectors begin anew, after the feedback. Without an alarm nothing changes.
     memory : Memory, optional
         Of the standings.
 
@@ -97,15 +100,18 @@ def open_feedback(
     model, arrays = load_model(model_folder)
     bindings = present_bindings(model_folder, model, arrays, OpenClipEncoder(model.config.encoder).digest)
     path = ledger or model_folder / TRACK_FILE
+    if acknowledge is not None and len(acknowledge) > LONGEST_TEXT:
+        raise ConfigError(f"--acknowledge has {len(acknowledge):,} characters.", f"At most {LONGEST_TEXT:,} are kept.")
     if run is None and acknowledge is None:
         return _summary(Watch(model, bindings, living_records(model, bindings, read_ledger(path))), memory)
     known = None if run is None else _read_run(run, truths, Watch(model, bindings, living_records(model, bindings, ())))
     with LedgerWriter(path) as writer:
         records = living_records(model, bindings, read_ledger(path), writer)
         found = Counts() if run is None or known is None else _take(run, known, records, load_seen(model_folder))
-        if acknowledge is not None:
+        needless = acknowledge is not None and not Watch(model, bindings, records).alarms
+        if acknowledge is not None and not needless:
             records.acknowledge(acknowledge)
-    return _summary(Watch(model, bindings, records), memory, found)
+    return _summary(Watch(model, bindings, records), memory, found, [NO_ALARM] if needless else [])
 
 
 class Counts(NamedTuple):
@@ -173,7 +179,12 @@ def _take(run: Path, known: Known, records: LivingRecords, seen: set[str]) -> Co
     for row in read_rows(run / VERDICTS):
         if row.id in order:
             sample = samples[row.id in known.wanted]
-            entry = _verdict_entry(row, known.keys[row.id], truths.get(row.id), sample, records)
+            try:
+                entry = _verdict_entry(row, known.keys[row.id], truths.get(row.id), sample, records)
+            except ValidationError as error:
+                first = error.errors(include_input=False, include_url=False)[0]
+                what = f"{run}: {row.id[:80]} cannot be kept: {first['loc'][0]}: {first['msg']}."
+                raise ConfigError(what, "Shorten the names, and judge the images again.") from error
             opinions = row.looks[-1].opinions if entry.truth is not None and row.looks else ()
             told.append((order[row.id], entry, opinions))
     written = 0
@@ -247,7 +258,7 @@ def _outcome(opinion: Opinion) -> Outcome:
     return Prediction(agent=opinion.agent, look=opinion.look, scale="probability", scores=opinion.probs)
 
 
-def _summary(watch: Watch, memory: Memory | None, counts: Counts | None = None) -> Feedback:
+def _summary(watch: Watch, memory: Memory | None, counts: Counts | None = None, notes: Sequence[str] = ()) -> Feedback:
     counts, records = counts or Counts(), watch.records
     agents = [(a, look) for a, looks in watch.model.calibrators.items() for look in looks]
     standings = [
@@ -262,7 +273,7 @@ def _summary(watch: Watch, memory: Memory | None, counts: Counts | None = None) 
         standings=tuple(standings),
         unproven=watch.unproven,
         alarms=watch.alarms,
-        notes=tuple(_unknown(counts, watch)),
+        notes=(*notes, *_unknown(counts, watch)),
     )
 
 

@@ -51,7 +51,7 @@ def read_truths(path: Path, places: Mapping[str, str | None], labels: Sequence[s
             continue
         case = _case(name, places) if "id" in row else _by_name(name, path, ids)
         if case is None:
-            unknown.append(f"{name} (line {number})")
+            unknown.append(f"{name or 'one without a name'} (line {number})")
             continue
         if truth not in labels:
             raise ConfigError(
@@ -71,11 +71,13 @@ def read_truths(path: Path, places: Mapping[str, str | None], labels: Sequence[s
 
 
 def _read(path: Path) -> list[tuple[int, dict[str, str]]]:
+    if not path.is_file():
+        raise ConfigError(f"There is no file {path}.", "Give a CSV with the columns id,label or path,label.")
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ConfigError(f"{path} is larger than {MOST_BYTES >> 20} MB.", "Give only cases and labels.")
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, strict=True)
             header = [name.strip().lower() for name in next(reader, [])]
             found = []
             for row in reader:
@@ -85,8 +87,12 @@ def _read(path: Path) -> list[tuple[int, dict[str, str]]]:
                     found.append((reader.line_num, dict(zip(header, cells, strict=False))))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 (byte {error.start}).", "Save it as CSV UTF-8.") from error
-    except (csv.Error, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as CSV: {error}.", "Save it as CSV UTF-8.") from error
+    except csv.Error as error:
+        raise ConfigError(
+            f"{path} cannot be read as CSV: {error}.", "Close quotes, and save it as CSV UTF-8."
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.", "Put that right, or give another.") from error
     missing = [" or ".join(names) for names in (("id", "path"), ("truth", "label")) if not set(names) & set(header)]
     if missing or not found:
         what = f"has no column {' and no column '.join(missing)}" if missing else "holds no row"

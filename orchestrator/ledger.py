@@ -28,7 +28,9 @@ Scope = Literal["all", "accepted", "review"]
 - ``accepted``: only those that the gate accepts; they are easier
 - ``review``: only those that the gate sent to review; they are harder, so no rate of all cases follows
 """
-Text = Annotated[str, Field(max_length=4096)]
+LONGEST_TEXT = 4096
+"""Characters of a name or a remark."""
+Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -117,10 +119,8 @@ def read_ledger(path: Path) -> Iterator[Line]:
                     yield _LINE.validate_json(line)
                 except ValidationError as error:
                     what = error.errors(include_input=False, include_url=False)[0]
-                    place = ".".join(map(str, what["loc"]))
-                    raise ConfigError(
-                        f"{path}, line {number} is not a line of a ledger: {place} {what['msg']}.", remedy
-                    ) from None
+                    said = " ".join([".".join(map(str, what["loc"])), what["msg"]]).strip()
+                    raise ConfigError(f"{path}, line {number} is not a line of a ledger: {said}.", remedy) from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.", "Give another --ledger.") from error
 

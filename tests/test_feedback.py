@@ -181,8 +181,12 @@ def test_a_file_that_is_not_text_or_not_there_is_named(model: Path, run: Path, t
     (tmp_path / "t.csv").write_bytes(b"id,label\n\xff\xfe\n")
     with pytest.raises(ConfigError, match="not UTF-8"):
         open_feedback(model, run=run, truths=tmp_path / "t.csv")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="There is no file"):
         open_feedback(model, run=run, truths=tmp_path / "none.csv")
+    # A quote that is never closed would make one cell of all lines below it.
+    (tmp_path / "t.csv").write_text('id,label\n"' + rows_of(run)[0].id + ",red\n")
+    with pytest.raises(ConfigError, match="unexpected end of data"):
+        open_feedback(model, run=run, truths=tmp_path / "t.csv")
     with pytest.raises(ConfigError, match="holds no verdicts"):
         open_feedback(model, run=tmp_path)
 
@@ -268,6 +272,34 @@ def test_another_encoder_is_refused_without_a_ledger_and_held_back_with_one(mode
     now = open_feedback(model)
     assert {part for column in now.unproven for part in column.changed} == {"encoder"}
     assert changed_parts("encoder:a", "encoder:b") == ("encoder",)
+
+
+def test_without_an_alarm_there_is_nothing_to_acknowledge(model: Path) -> None:
+    run, _ = evaluated()
+    found = open_feedback(model, run=run, acknowledge="me")
+    assert any("no alarm to acknowledge" in note for note in found.notes)
+    assert "acknowledgement" not in (model / TRACK_FILE).read_text()
+    with pytest.raises(ConfigError, match="5,000 characters"):
+        open_feedback(model, acknowledge="x" * 5000)
+
+
+def test_names_that_a_ledger_cannot_keep_are_refused(model: Path, run: Path, tmp_path: Path) -> None:
+    long = Path(shutil.copytree(run, tmp_path / "long"))
+    lines = (long / "verdicts.jsonl").read_text().splitlines()
+    first = json.loads(lines[0]) | {"group": "x" * 5000}
+    (long / "verdicts.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    with pytest.raises(ConfigError, match="cannot be kept: group"):
+        open_feedback(model, run=long)
+
+
+def test_a_kill_at_any_byte_loses_nothing_that_the_same_command_does_not_bring_back(model: Path) -> None:
+    run, _ = evaluated()
+    open_feedback(model, run=run)
+    whole = (model / TRACK_FILE).read_bytes()
+    for cut in (1, len(whole) // 3, len(whole) - 1):
+        (model / TRACK_FILE).write_bytes(whole[:cut])
+        open_feedback(model, run=run)
+        assert (model / TRACK_FILE).read_bytes() == whole
 
 
 def test_an_alarm_holds_acceptance_until_it_is_acknowledged(model: Path, tmp_path: Path, run: Path) -> None:
