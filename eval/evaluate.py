@@ -20,12 +20,13 @@ from secondlook.eval.cases import list_images, read_dataset, readable
 from secondlook.eval.dataset import LabelledCase, digests_of
 from secondlook.eval.figures import write_figures
 from secondlook.eval.held_out import poll
+from secondlook.eval.measured import Metrics
 from secondlook.eval.pictures import Pictures
 from secondlook.eval.progress import Progress, silent
 from secondlook.eval.report import write_report
 from secondlook.eval.run import Pace, Plan, judge_into, open_run, refuse_seen
 from secondlook.eval.run_folder import METRICS, RunFolder, write_whole
-from secondlook.eval.summary import Metrics, score, summarise, summarise_strangers
+from secondlook.eval.summary import score, summarise, summarise_strangers
 from secondlook.orchestrator.build import load_pipeline
 from secondlook.orchestrator.panel import stack
 from secondlook.orchestrator.pipeline import Pipeline

@@ -121,6 +121,8 @@ def _risk(axes: Axes, tally: Tally, measured: Measured) -> None:
     """Draw the error among the accepted against the share accepted, with the target and where the gate stood."""
     curve = risk_coverage(np.frombuffer(tally.trust, dtype=np.float32), np.frombuffer(tally.correct, dtype=np.uint8))
     target, gate = measured.numbers.get("sel/target_risk"), _gate(tally, measured)
+    if "sel/accepted_cost" in measured.numbers:
+        target = None  # of the mean cost, and the axis shows errors
     axes.plot(curve.coverage, curve.risk, color=BLUE, lw=1.5, drawstyle="steps-post", label="by trust alone")
     if target is not None:
         axes.axhline(target, color=GREY, lw=1, ls=(0, (4, 3)), label=f"target {100 * target:.3g} %")

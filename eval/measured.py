@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from secondlook.agents.errors import ConfigError
 
+Metrics = dict[str, float | int | str | None]
+"""What metrics.json holds, by the name of the figure; None where one is undefined."""
+
 
 class Figure(NamedTuple):
     """A measured number and the ends of its interval; None where undefined."""

@@ -91,9 +91,10 @@
     return found;
   };
 
+  const mostLikely = (probs) => probs.indexOf(Math.max(...probs));
+  const labelOf = (look) => look.label ?? (look.probs ? meta.names[mostLikely(look.probs)] : null);
   const bars = (title, probs, kind, truth) => {
-    const order = probs.map((p, k) => k);
-    const top = order.reduce((a, b) => (probs[b] > probs[a] ? b : a));
+    const order = probs.map((p, k) => k), top = mostLikely(probs);
     if (probs.length > SHOWN_BARS) order.sort((a, b) => probs[b] - probs[a]).splice(SHOWN_BARS);
     const box = el("div", "opinion " + kind, el("h4", "", title));
     for (const k of order) {
@@ -130,9 +131,10 @@
       else opinions.append(el("div", "opinion", el("h4", "", o.agent), el("p", "failed", "✗ " + (o.error || "no answer"))));
     }
     box.append(opinions);
-    if (earlier) box.append(el("p", "because", `Fused with the ${earlier} opinion${earlier === 1 ? "" : "s"} of the look before.`));
+    if (earlier) box.append(el("p", "because", `Decided with the ${earlier} opinion${earlier === 1 ? "" : "s"} of the look before at hand.`));
     if (look.trust !== null) {
       const needed = look.threshold === null ? "no threshold can promise the target risk" : `needed ${look.threshold.toFixed(3)}`;
+      if (labelOf(look) !== meta.names[mostLikely(look.probs)]) box.append(el("p", "because", `label of least expected cost: ${look.label}`));
       box.append(meter(look), el("p", "because", `trust ${look.trust.toFixed(3)}, ${needed}`));
     }
     box.append(el("p", "", el("b", "", `Gate: ${DECIDED[look.decision]}. `), look.why));
@@ -166,7 +168,10 @@
     const marks = el("div", "marks", el("span", "action " + v.action, v.action));
     if (v.truth !== null)
       marks.append(v.truth === v.label ? el("span", "isright", "✓ right") : el("span", "iswrong", "✗ truth: " + v.truth));
-    if (v.looks.length > 1) marks.append(el("span", "isright", `${v.looks.length} looks`));
+    if (v.looks.length > 1) {
+      const before = labelOf(v.looks[0]);
+      marks.append(el("span", "isright", `${v.looks.length} looks` + (before === v.label ? "" : `, first ${before ?? "no answer"}`)));
+    }
     const answer = el("div", "answer", v.label === null ? "no answer" : v.label + " ", el("span", "", v.label === null ? "" : percent(v.confidence)));
     const words = el("div", "", answer, el("p", "because", v.why), el("span", "id", v.id));
     const box = el("details", "", el("summary", "", image(v.picture, ""), words, marks));

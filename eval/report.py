@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -14,9 +15,12 @@ from markupsafe import Markup
 
 from secondlook.eval.case_blocks import Pictures, blocks, meta, script
 from secondlook.eval.charts import reliability_chart, risk_chart
+from secondlook.eval.gauges import gauges
 from secondlook.eval.measured import Figure, Measured, read_measured, read_object
+from secondlook.eval.sentences import sentences
 from secondlook.eval.standings import comparison, standings, strip
-from secondlook.eval.tally import FLAGS, OVERCONFIDENT, Tally, read_rows
+from secondlook.eval.tally import Tally, read_rows
+from secondlook.eval.wrong_together import wrong_together
 
 FOLDER = Path(__file__).parent
 
@@ -31,7 +35,7 @@ REVIEWS = {
     "stranger": "resembles nothing the model was fitted on",
     "no_threshold": "no threshold can promise the target risk",
     "no_outcome": "no agent could answer",
-    "budget": "the budget does not allow the look that was left",
+    "budget": "the budget did not allow the look they needed",
     "unproven": "something has changed since its trust was measured",
     "drift": "what is measured has moved away from what the model was fitted on",
     "trusted": "trusted, yet sent to review",
@@ -41,6 +45,9 @@ KINDS = {"triage": "triage", "evaluate": "evaluation", "ood": "images of somethi
 """Kinds of run, as the manifest names them."""
 
 NO_ANSWER = "no answer"
+
+FEW = 12
+"""Above this many rows, the comparison folds away the agents and what knows the truth."""
 
 LISTED = 50
 """Confusions that are listed where there are too many labels for a matrix."""
@@ -112,15 +119,17 @@ def _context(run: Path, tally: Tally) -> dict[str, Any]:
         "cost": cost,
         "missed": target is not None and risk is not None and risk.value > target,
         "accuracy": accuracy,
-        "ece": measured.figure("cal/ece"),
-        "sentences": _sentences(tally, measured, risk, target, of_cost=cost is not None),
+        "sentences": sentences(tally, measured, risk, target, of_cost=cost is not None),
         "reviews": [{"n": n, "text": REVIEWS[reason]} for reason, n in tally.reasons.most_common()],
-        "baselines": ranked,
-        "beaten": any(s.gain > 0 for s in ranked if s.kind != "bound"),
+        "ranked": ranked,
+        "few": len(ranked) <= FEW,
+        "beaten": any(s.better for s in ranked if s.kind != "bound"),
         "comparison": comparison(ranked, measured.texts.get("base/best_agent_name")),
         "strip": strip(ranked),
+        "shared": wrong_together(measured),
+        "gauges": gauges(measured),
         "reliability": reliability_chart(tally),
-        "risk": risk_chart(tally, target),
+        "risk": risk_chart(tally, None if cost else target),
         "confusion": _confusion(tally),
         "found": _found(tally),
         "strangers": _strangers(run, measured),
@@ -132,10 +141,18 @@ def _made(manifest: dict[str, Any]) -> dict[str, Any]:
     """Write the manifest as text."""
     notes = manifest.pop("notes", None) or []
     return {
-        "created": manifest.get("created"),
+        "created": _moment(manifest.get("created")),
         "notes": [str(note)[:MAX_TEXT] for note in (notes if isinstance(notes, list) else [notes])],
         "manifest": [(key.replace("_", " "), _plain(value)[:MAX_TEXT]) for key, value in manifest.items()],
     }
+
+
+def _moment(created: object) -> str | None:
+    """Write a time of ISO 8601 to the minute; anything else as it is."""
+    try:
+        return datetime.fromisoformat(str(created)).astimezone(UTC).strftime("%-d %B %Y, %H:%M UTC")
+    except ValueError:
+        return None if created is None else str(created)
 
 
 def _numbers(measured: Measured) -> list[tuple[str, str, str]]:
@@ -155,7 +172,8 @@ def _strangers(run: Path, measured: Measured) -> list[dict[str, Any]]:
             "name": name,
             "href": f"ood/{quote(name)}/report.html" if (run / "ood" / name / "report.html").is_file() else None,
             "review": measured.figure(f"ood/{name}/review_share"),
-            "auroc": measured.figure(f"ood/{name}/auroc"),
+            "n": measured.numbers.get(f"ood/{name}/n"),
+            "figures": [measured.figure(f"ood/{name}/{key}") for key in ("auroc", "aupr", "fpr95")],
         }
         for name in measured.names("ood", "review_share", "auroc")
     ]
@@ -172,48 +190,6 @@ def _plain(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
     return "–" if value is None else str(value)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}".removesuffix(".0") + "\u202f%"
-
-
-def _sentences(
-    tally: Tally, measured: Measured, risk: Figure | None, target: float | None, *, of_cost: bool
-) -> list[str]:
-    """Say in words what the large numbers mean."""
-    said = []
-    if risk and target is not None:
-        what = "cost, as a share of the largest," if of_cost else "error"
-        within = f"The measured {what} is within the target of {_percent(target)}"
-        if risk.value > target:
-            of_what = (
-                "of the largest cost is what a case it accepted cost" if of_cost else "of what it accepted is wrong"
-            )
-            said.append(
-                f"The gate missed its target: {_percent(risk.value)} {of_what}, not at most {_percent(target)}."
-            )
-        elif risk.hi is not None and risk.hi > target:
-            said.append(f"{within}, but its interval reaches above it: it takes more cases to be sure.")
-        else:
-            said.append(f"{within}.")
-    second, sure = tally.having(FLAGS["second"]), tally.having(FLAGS["wrong"] | FLAGS["confident"])
-    if second:
-        became = f"; that put {tally.fixed:,} right and {tally.broken:,} wrong" if tally.labelled else ""
-        said.append(f"{_counted(second, 'image')} ({_percent(second / tally.n)}) had a second look{became}.")
-    elif tally.n:
-        said.append("No image had a second look.")
-    if tally.labelled:
-        said.append(
-            f"{_counted(sure, 'label')} with a confidence of {_percent(OVERCONFIDENT)} or more turned out wrong."
-        )
-    if speed := measured.figure("time/images_per_s"):
-        said.append(f"Judged at {speed.value:.3g} images a second.")
-    return said
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}" if n else f"No {noun}"
 
 
 def _href(truth: str | None, label: str | None) -> str:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.eval.alternatives import alternatives
 from secondlook.eval.answers import answer_figures
-from secondlook.eval.baselines import baselines
 from secondlook.eval.bootstrap import Interval, mean_interval, ratio_interval, wilson
+from secondlook.eval.measured import Metrics
 from secondlook.eval.ood import aupr, auroc, fpr_at_recall
 from secondlook.eval.proper_scores import brier_parts
 from secondlook.eval.reliability import class_wise_ece, ece
@@ -24,7 +25,6 @@ from secondlook.orchestrator.opinions import Opinions
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Metrics = dict[str, float | int | str | None]
 
 SHARES = ("acc/top1", "cal/ocr", "set/coverage")
 """Figures that are shares of the cases."""
@@ -126,6 +126,7 @@ def summarise(scored: Scored, model: Model, opinions: Opinions, rng: np.random.G
     metrics |= {f"cal/brier_{name}": value for name, value in brier_parts(s.probs, s.truth)._asdict().items()}
     metrics |= {
         "cal/trust_ece": ece(s.trust, right),
+        "set/level": gate.sets.level,
         "set/coverage_worst_label": coverage_by_label(s.sets, s.truth).least,
         "set/coverage_worst_size": coverage_by_size(s.sets, s.truth).least,
     }
@@ -144,38 +145,8 @@ def summarise(scored: Scored, model: Model, opinions: Opinions, rng: np.random.G
         "look/fixed": int((s.looked_twice & right & (s.first_label != s.truth)).sum()),
         "look/broken": int((s.looked_twice & ~right & (s.first_label == s.truth)).sum()),
     }
-    metrics |= _others(s, model, opinions)
+    metrics |= alternatives(model, opinions, s.truth, right, s.groups, rng)
     return {name: _clean(value) for name, value in metrics.items()}
-
-
-def _others(s: Scored, model: Model, opinions: Opinions) -> Metrics:
-    """Compute the alternatives on the same cases: each agent alone, and other ways to combine them, fitted by `fit`."""
-    columns, panel = opinions.columns, opinions.probs
-    best = max(model.records, key=lambda record: record.accuracy.value)
-    names = {(r.agent, r.look): column for r, column in zip(model.records, columns, strict=True)}
-    best_column = names[best.agent, best.look]
-    found = baselines(panel, s.truth, columns.index(best_column))
-    metrics: Metrics = {f"base/{name}": float((labels == s.truth).mean()) for name, labels in found.items()}
-    metrics["base/best_agent_name"] = best_column
-    for column, probs in zip(columns, panel, strict=True):
-        answered = ~np.isnan(probs).any(axis=1)
-        right = np.zeros(len(s.truth), dtype=np.bool_)
-        right[answered] = probs[answered].argmax(axis=1) == s.truth[answered]
-        metrics[f"agents/{column}/acc"] = float(right.mean())
-        metrics[f"agents/{column}/ece"] = ece(probs[answered].max(axis=1, initial=0.0), right[answered])
-        metrics[f"agents/{column}/n"] = int(answered.sum())
-        if column.startswith("neighbour-vote"):
-            metrics["base/neighbour_vote"] = metrics[f"agents/{column}/acc"]
-            metrics["base/neighbour_vote/ece"] = metrics[f"agents/{column}/ece"]
-    for name, fusion in model.alternatives.items():
-        # These two are agents, whose figures are above.
-        if name not in ("best_agent", "neighbour_vote"):
-            belief = fusion.fuse(opinions.of(fusion.agents))
-            known = ~np.isnan(belief).any(axis=1)
-            right = known & (np.nan_to_num(belief).argmax(axis=1) == s.truth)
-            metrics[f"base/{name}"] = float(right.mean())
-            metrics[f"base/{name}/ece"] = ece(belief[known].max(axis=1, initial=0.0), right[known])
-    return metrics
 
 
 def summarise_strangers(inside: Sequence[float], outside: Sequence[float], reviewed: int) -> Metrics:

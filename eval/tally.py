@@ -64,6 +64,8 @@ class Tally:
     """Cases that the later look put right."""
     broken: int = 0
     """Cases that the first look had right and the later one has not."""
+    thresholds: dict[int, float | None] = field(default_factory=dict)
+    """Least trust to accept at each look, as the last case that had it says; None where nothing is accepted."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Of the cases sent to review."""
     cells: Counter[tuple[str | None, str | None]] = field(default_factory=Counter)
@@ -83,6 +85,7 @@ class Tally:
         """Count one case."""
         self.n += 1
         self.labels, self.model = row.labels, row.model
+        self.thresholds |= {look.look: look.threshold for look in row.looks}
         accepted = row.action == "accept"
         self.accepted += accepted
         if accepted:

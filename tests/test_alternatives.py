@@ -47,6 +47,16 @@ def test_an_evaluation_has_the_accuracy_and_the_calibration_error_of_each() -> N
     assert m["base/neighbour_vote/ece"] == m["agents/neighbour-vote@2/ece"]
 
 
+def test_each_gain_is_the_difference_to_the_system_within_its_paired_interval_and_errors_are_shared() -> None:
+    m = read_measured(evaluated()[0] / METRICS).numbers
+    keys = {f"base/{name}": f"base/{name}" for name in OTHERS} | {"agents/zero-shot": "agents/zero-shot/acc"}
+    for key, right in keys.items():
+        assert m[f"{key}/gain"] == pytest.approx(m[right] - m["acc/top1"])
+        assert m[f"{key}/gain/lo"] <= m[f"{key}/gain"] <= m[f"{key}/gain/hi"]
+    wrong = {name: 1 - m[f"agents/{name}/acc"] for name in ("zero-shot", "linear-head")}
+    assert m["errors/zero-shot + linear-head/both_wrong"] <= min(wrong.values()) + 1e-9
+
+
 def test_the_table_of_the_report_has_a_row_for_each_with_its_calibration_error() -> None:
     measured = read_measured(evaluated()[0] / METRICS)
     rows = {row.name: row for row in standings(measured, measured.figure("acc/top1")) if row.kind == "rule"}

@@ -101,6 +101,11 @@ def test_where_nobody_is_accepted_there_is_no_operating_point(tmp_path: Path) ->
     assert near(pixels(paths[3]), VERMILION) == 0
 
 
+def test_a_target_of_costs_is_no_line_among_errors(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", CASES, **{"sel/target_risk": 0.05, "sel/accepted_cost": 0.02})
+    assert "target 5 %" not in texts(write_figures(run, tmp_path / "figures")[2])
+
+
 def test_a_label_without_cases_keeps_its_row_and_says_so(tmp_path: Path) -> None:
     paths = write_figures(run_of(tmp_path / "run", CASES[:5]), tmp_path / "figures")
     said = texts(paths[4])

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -27,8 +28,10 @@ from secondlook.agents.errors import ConfigError
 from secondlook.eval import case_blocks, report
 from secondlook.eval.charts import LEFT, RIGHT, reliability_chart, risk_chart
 from secondlook.eval.report import write_report
+from secondlook.eval.standings import RULES
 from secondlook.eval.tally import Tally, read_rows
-from secondlook.orchestrator.verdict import LookTrail, Opinion, Verdict
+from secondlook.orchestrator.policies import POLICIES
+from secondlook.orchestrator.verdict import LookTrail, Opinion, Reason, Verdict
 
 LABELS = ("black-rot", "healthy", "rust", "scab")
 AGENTS = ("zero-shot", "head", "neighbours")
@@ -333,7 +336,13 @@ def test_text_from_the_run_is_never_markup(tmp_path: Path) -> None:
 
     run = write_run(tmp_path, 60, change=nasty)
     metrics = json.loads((run / "metrics.json").read_text())
-    extra = {f"agents/{NASTY}/acc": 0.5, f"ood/{NASTY}/auroc": 0.5, "base/best_agent_name": NASTY, f"{NASTY}": 1.0}
+    extra = {
+        f"agents/{NASTY}/acc": 0.5,
+        f"errors/head + {NASTY}/both_wrong": 0.2,
+        f"ood/{NASTY}/auroc": 0.5,
+        "base/best_agent_name": NASTY,
+        f"{NASTY}": 1.0,
+    }
     (run / "metrics.json").write_text(json.dumps(metrics | extra))
     (run / "manifest.json").write_text(
         json.dumps({"notes": [NASTY], "data": NASTY, "created": NASTY, NASTY: {NASTY: 1}})
@@ -361,6 +370,107 @@ def test_the_comparison_says_who_was_better(tmp_path: Path, gain: float, said: s
     assert said in text
     assert ("+1.0 better" in text) == (gain > 0)
     assert "knows the truth" in text
+
+
+def with_metrics(run: Path, metrics: dict[str, float | str | None]) -> str:
+    """Write the page of a small run that was measured like this."""
+    write_run(run, 20)
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    return write_report(run, picture).read_text()
+
+
+def test_a_lead_within_its_interval_is_called_chance_and_one_beyond_it_is_not(tmp_path: Path) -> None:
+    lead = {"acc/top1": 0.9, "base/stacked": 0.92, "base/stacked/gain": 0.02, "base/stacked/gain/hi": 0.05}
+    chance = with_metrics(tmp_path / "a", lead | {"base/stacked/gain/lo": -0.01})
+    assert "by no more than chance allows: stacked logistic regression by 2.0 points; intervals reach 0." in chance
+    assert "+2.0 better" not in chance
+    assert "−1.0 to +5.0" in chance
+    sure = with_metrics(tmp_path / "b", lead | {"base/stacked/gain/lo": 0.01})
+    assert "not the best here. More often right, beyond chance: stacked logistic regression by 2.0 points." in sure
+    assert "<strong>+2.0 better</strong>" in sure
+
+
+def test_every_policy_has_its_name_in_words_and_many_rows_fold_away_what_is_no_rule(tmp_path: Path) -> None:
+    assert set(RULES) == set(POLICIES) - {"auto"}
+    metrics: dict[str, float | str | None] = {"acc/top1": 0.9, "agents/head@2/acc": 0.8, "base/oracle": 1.0}
+    few = with_metrics(tmp_path / "a", metrics)
+    assert "head (second look)" in few
+    assert "<details" not in few.partition('id="cases"')[0]
+    many = with_metrics(tmp_path / "b", metrics | {f"base/{key}": 0.5 for key in RULES})
+    shown, folded = many.partition('id="cases"')[0].split('<details class="more">')
+    assert all(name in shown for name in RULES.values())
+    assert '<th scope="row">head (second look)' not in shown
+    assert '<th scope="row">head (second look)' in folded
+    assert "oracle" in folded
+
+
+def test_errors_that_agents_share_are_a_matrix_with_what_agreement_is_worth(tmp_path: Path) -> None:
+    agents: dict[str, float | str | None] = {"agents/a/acc": 0.9, "agents/b/acc": 0.8, "agents/a@2/acc": 0.7}
+    pairs = {"a + b": (0.5, 0.08), "a + a@2": (0.9, 0.1), "b + a@2": (None, 0.05)}
+    for pair, (phi, wrong) in pairs.items():
+        agents |= {f"errors/{pair}/phi": phi, f"errors/{pair}/both_wrong": wrong}
+    text = with_metrics(tmp_path, agents | {"errors/a + b/wrong_of_agreed": 0.1, "acc/top1": 0.9})
+    # a and a@2 share more, but they are one agent.
+    assert (
+        "a and b are most often wrong together: on 8.0\u202f% of the images; where they agree, 10.0\u202f% is" in text
+    )
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", text.split('id="h-shared"')[1].split("</table>")[0])
+    seen = [[w for w in html.unescape(re.sub(r"<[^>]*>", " ", cell)).split(" ") if w] for cell in cells]
+    assert seen == [["10.0\u202f%", "alone"], ["8.0\u202f%", "0.50"], ["20.0\u202f%", "alone"], ["10.0\u202f%", "0.90"],
+                    ["5.0\u202f%", "–"], ["30.0\u202f%", "alone"]]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("upper", "said"), [(0.88, "promised 90\u202f%, not kept here"), (0.93, "promised 90\u202f%, within the interval")]
+)
+def test_sets_stand_beside_what_they_promised(tmp_path: Path, upper: float, said: str) -> None:
+    ends = {"set/coverage/lo": 0.8, "set/coverage/hi": upper, "set/coverage_worst_label": 0.5}
+    text = with_metrics(tmp_path, {"set/coverage": 0.85, "set/level": 0.9} | ends)
+    assert f"{said}; 50.0\u202f% for the worst label" in text
+    assert f"80.0\u202f% to {100 * upper:.1f}\u202f%" in text
+
+
+def test_strangers_are_told_in_three_ways(tmp_path: Path) -> None:
+    figures = {"ood/cats/n": 1.0, "ood/cats/review_share": 0.9, "ood/cats/auroc": 0.91, "ood/cats/aupr": 0.72}
+    text = with_metrics(tmp_path, figures | {"ood/cats/fpr95": None})
+    words = text_of(text, r'<table class="strangers">.*?</table>').split(" ")
+    assert [w for w in words if w.strip()][-7:] == ["cats", "1", "image", "90.0\u202f%", "0.910", "0.720", "–"]
+
+
+def test_every_reason_for_review_has_words() -> None:
+    assert set(report.REVIEWS) == set(get_args(Reason))
+
+
+def test_thresholds_are_said_for_each_look_where_they_differ(tmp_path: Path) -> None:
+    def strict_first(line: dict) -> dict:
+        return line | {"looks": [look | {"threshold": 0.95 if look["look"] == 1 else 0.8} for look in line["looks"]]}
+
+    def none(line: dict) -> dict:
+        return line | {"looks": [look | {"threshold": None} for look in line["looks"]]}
+
+    pages = {name: write_report(write_run(tmp_path / name, 40, change=change), picture).read_text()
+             for name, change in {"one": dict, "two": strict_first, "none": none}.items()}  # fmt: skip
+    assert "The gate accepts from a trust of 0.820." in pages["one"]
+    assert "The gate accepts from a trust of 0.950 at look 1, 0.800 at look 2." in pages["two"]
+    assert "The gate accepts from" not in pages["none"]
+
+
+def test_with_costs_the_curve_has_no_target_and_a_case_says_why_its_label_is_not_the_likeliest(tmp_path: Path) -> None:
+    def costly(line: dict) -> dict:
+        looks = [look | {"label": "scab" if look["look"] == len(line["looks"]) else "rust"} for look in line["looks"]]
+        return line | {"label": "scab", "looks": looks}
+
+    run = write_run(tmp_path, 20, change=costly)
+    (run / "metrics.json").write_text(json.dumps({"sel/target_risk": 0.05, "sel/accepted_cost": 0.02}))
+    page = write_report(run, picture)
+    assert 'class="target"' not in page.read_text()
+    lines = lines_of(page)
+    at = next(
+        i for i, v in enumerate(lines) if v["probs"] and v["probs"].index(max(v["probs"])) != 3 and len(v["looks"]) > 1
+    )
+    dom = dump(page, f"#open={at}")
+    assert "label of least expected cost: scab" in dom
+    assert "2 looks, first rust" in dom
 
 
 def test_a_missed_target_is_said_first(tmp_path: Path) -> None:
