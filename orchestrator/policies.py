@@ -98,9 +98,8 @@ def fit_fusion(name: str, opinions: Opinions, truth: Truth, folds: Folds) -> Fit
 
 def do_no_harm(fitted: Fitted, opinions: Opinions, truth: Truth, folds: Folds) -> Fitted:
     """Return the fitted policy, or the best agent alone where its cross-fitted NLL is not lower than that agent's."""
-    if fitted.fusion.nll < min(fitted.fusion.agent_nll.values()):
-        return fitted
-    return fit_fusion("best_agent", opinions, truth, folds)
+    best = fit_fusion("best_agent", opinions, truth, folds)
+    return fitted if fitted.fusion.nll < best.fusion.nll else best
 
 
 def fit_all(opinions: Opinions, truth: Truth, folds: Folds) -> dict[str, Fitted]:

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from secondlook.agents.calibration import Calibrator, log_distribution
 from secondlook.agents.errors import ConfigError
-from secondlook.orchestrator.fusion import Fitted, Folds, Fusion, Truth, fit_temperature, nll_of, prior_of
+from secondlook.orchestrator.fusion import (
+    Fitted,
+    Folds,
+    Fusion,
+    Truth,
+    cross_fit,
+    fit_temperature,
+    nll_of,
+    prior_of,
+)
 from secondlook.orchestrator.opinions import Opinions
 
 Floats = NDArray[np.float64]
@@ -106,10 +115,13 @@ class Single(Fusion):
 
 
 def fit_best_agent(opinions: Opinions, truth: Truth, folds: Folds) -> Fitted:
-    """Let the agent of lowest held-out NLL decide. Its answers are cross-fitted; the choice of it is not."""
-    del folds
-    single = Single(kind="best_agent", agents=opinions.columns, order=_ranked(opinions, truth))
-    return Fitted(single, single.fuse(opinions))
+    """Let the agent of lowest held-out NLL decide; each belief is of the agent chosen on the other folds."""
+
+    def chosen(known: Opinions, y: Truth) -> Single:
+        return Single(kind="best_agent", agents=known.columns, order=_ranked(known, y))
+
+    beliefs = cross_fit(lambda known, y, asked: chosen(known, y).fuse(asked), opinions, truth, folds)
+    return Fitted(chosen(opinions, truth), beliefs)
 
 
 def fit_neighbour_vote(opinions: Opinions, truth: Truth, folds: Folds) -> Fitted:
