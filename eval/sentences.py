@@ -63,10 +63,11 @@ def _thresholds(tally: Tally) -> list[str]:
     said = [f"{t:.{5 if t >= 0.9995 else 3}f}" for t in least.values()]
     if not said:
         return []
+    accepts = "accepts" if tally.accepted else "would accept"
     if len(set(said)) == 1:
-        return [f"The gate accepts from a trust of {said[0]}."]
+        return [f"The gate {accepts} from a trust of {said[0]}."]
     each = ", ".join(f"{t} at look {look}" for look, t in zip(least, said, strict=True))
-    return [f"The gate accepts from a trust of {each}."]
+    return [f"The gate {accepts} from a trust of {each}."]
 
 
 def _counted(n: int, noun: str) -> str:

@@ -105,8 +105,9 @@ def comparison(ranked: Sequence[Standing], best_agent: str | None) -> str:
     best = spoken(best_agent or "")
     rivals = [s for s in ranked if s.kind == "rule" or (s.kind == "agent" and s.name != best)]
     rivals.sort(key=lambda s: -s.gain.value)
-    # A rule that only repeats an agent, such as the neighbour vote, is named once.
-    ahead = list({s.gain: s for s in reversed(rivals) if s.gain.value > 0}.values())[::-1]
+    # Those that differ from the system alike, as a rule that only repeats an agent, are named once.
+    ahead = list({s.gain: s for s in rivals[::-1] if s.gain.value > 0}.values())
+    ahead.sort(key=rivals.index)
     if surely := [s for s in ahead if s.better]:
         how = " on these images" if any(s.gain.lo is None for s in surely) else ", beyond chance"
         return f"The system is not the best here. More often right{how}: {_named(surely)}."

@@ -448,11 +448,16 @@ def test_thresholds_are_said_for_each_look_where_they_differ(tmp_path: Path) -> 
     def none(line: dict) -> dict:
         return line | {"looks": [look | {"threshold": None} for look in line["looks"]]}
 
+    def held(line: dict) -> dict:
+        return line | {"action": "review", "reason": "drift"}
+
     pages = {name: write_report(write_run(tmp_path / name, 40, change=change), picture).read_text()
-             for name, change in {"one": dict, "two": strict_first, "none": none}.items()}  # fmt: skip
+             for name, change in {"one": dict, "two": strict_first, "none": none, "held": held}.items()}  # fmt: skip
     assert "The gate accepts from a trust of 0.820." in pages["one"]
     assert "The gate accepts from a trust of 0.950 at look 1, 0.800 at look 2." in pages["two"]
     assert "The gate accepts from" not in pages["none"]
+    assert "The gate would accept from a trust of 0.820." in pages["held"]
+    assert "moved away from what the model was fitted on" in pages["held"]
 
 
 def test_with_costs_the_curve_has_no_target_and_a_case_says_why_its_label_is_not_the_likeliest(tmp_path: Path) -> None:
