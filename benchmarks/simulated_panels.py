@@ -230,19 +230,29 @@ def gains(rows: Sequence[Row], policy: str) -> Floats:
 
 
 def laws(rows: Sequence[Row], policy: str) -> list[Law]:
-    """Judge the panels."""
+    """Judge the panels: all together, and those of single cases and of groups apart."""
+    single, grouped = [row for row in rows if not row.grouped], [row for row in rows if row.grouped]
+    found = []
+    for part, which in ((rows, "all"), (single, "single cases"), (grouped, "groups")):
+        found += [*_accuracy(part, policy, which), *_calibration(part, which)]
+    for part, which in ((single, "single cases"), (grouped, "groups")):
+        found += [_risk(part, which), _coverage(part, which)]
+    return found
+
+
+def _accuracy(rows: Sequence[Row], policy: str, which: str) -> list[Law]:
     gain, n = gains(rows, policy), len(rows)
-    kept, mean, noise = float(np.mean(gain >= -WORSE)), float(gain.mean()), math.sqrt(NOT_WORSE * (1 - NOT_WORSE) / n)
-    found = [
-        Law(
-            f"accuracy >= best agent's - {WORSE}, share of panels", kept, f">= {NOT_WORSE}", n, noise, kept >= NOT_WORSE
-        ),
-        Law("accuracy over the best agent's, mean", mean, "> 0", n, _error(gain), mean > 0),
+    kept, mean = _mean(gain >= -WORSE), _mean(gain)
+    noise = math.sqrt(NOT_WORSE * (1 - NOT_WORSE) / n) if n else math.nan
+    name = f"accuracy >= best agent's - {WORSE}, share of panels, {which}"
+    return [
+        Law(name, kept, f">= {NOT_WORSE}", n, noise, not kept < NOT_WORSE),
+        Law(f"accuracy over the best agent's, mean, {which}", mean, "> 0", n, _error(gain), not mean <= 0),
     ]
-    for grouped in (False, True):
-        part = [row for row in rows if row.grouped == grouped]
-        found += [_risk(part, grouped), _coverage(part, grouped)]
-    many = [row for row in rows if row.n == MANY]
+
+
+def _calibration(rows: Sequence[Row], which: str) -> list[Law]:
+    many, found = [row for row in rows if row.n == MANY], []
     for name, values in (
         ("agents", [value for row in many for value in row.ece_agents]),
         ("beliefs", [row.ece_fused for row in many]),
@@ -250,12 +260,12 @@ def laws(rows: Sequence[Row], policy: str) -> list[Law]:
         known = np.array([value for value in values if not math.isnan(value)])
         median = float(np.median(known)) if len(known) else math.nan
         noise = math.sqrt(math.pi / 2) * _error(known)  # of a median, were the values normal
-        what = f"median ECE of {name}, {MANY} cases"
-        found.append(Law(what, median, f"< {MEDIAN_ECE}", len(known), noise, median < MEDIAN_ECE))
+        what = f"median ECE of {name}, {MANY} cases, {which}"
+        found.append(Law(what, median, f"< {MEDIAN_ECE}", len(known), noise, not median >= MEDIAN_ECE))
     return found
 
 
-def _risk(rows: Sequence[Row], grouped: bool) -> Law:
+def _risk(rows: Sequence[Row], which: str) -> Law:
     """Share of accepting panels whose error exceeds the target: delta at most, within the noise of so few panels."""
     from scipy.stats import binom
 
@@ -263,19 +273,19 @@ def _risk(rows: Sequence[Row], grouped: bool) -> Law:
     errors = np.array([row.error for row in rows if row.accepted])
     over, n = int((errors > config.target_risk).sum()), len(errors)
     most = int(binom.ppf(0.975, n, config.delta)) if n else 0
-    name = f"share of accepting panels with error > {config.target_risk}, {'groups' if grouped else 'single cases'}"
+    name = f"share of accepting panels with error > {config.target_risk}, {which}"
     noise = math.sqrt(config.delta * (1 - config.delta) / n) if n else math.nan
     return Law(name, over / n if n else math.nan, f"<= {config.delta}, at most {most} panels", n, noise, over <= most)
 
 
-def _coverage(rows: Sequence[Row], grouped: bool) -> Law:
+def _coverage(rows: Sequence[Row], which: str) -> Law:
     level, found = Config().set_level, np.array([row.coverage for row in rows])
-    noise, name = _error(found), f"mean coverage of prediction sets, {'groups' if grouped else 'single cases'}"
+    noise, name = _error(found), f"mean coverage of prediction sets, {which}"
     value = _mean(found)
     return Law(name, value, f">= {level}", len(rows), noise, not value < level - 2 * noise)
 
 
-def _mean(values: Floats) -> float:
+def _mean(values: Floats | Bools) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
