@@ -143,7 +143,12 @@ def prior_of(truth: Truth, n_labels: int) -> Floats:
 
 
 def nll_of(probs: Floats, truth: Truth, prior: Floats) -> float:
-    """Mean NLL in nats; a failed row is charged the prior's, so failing never looks better than answering."""
+    """Mean NLL in nats; a failed row is charged the prior's, so failing never looks better than answering.
+
+    Without a case it is nan.
+    """
+    if not len(truth):
+        return float("nan")
     said = np.where(np.isnan(probs).any(axis=1, keepdims=True), prior, probs)
     return float(-np.log(np.maximum(said[np.arange(len(truth)), truth], TINY)).mean())
 

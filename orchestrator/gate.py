@@ -120,10 +120,16 @@ def choose_threshold(gate: Gate, looks: Sequence[LookData], typicality: Floats, 
     Gate
         With threshold and evidence filled in.
 
+    Raises
+    ------
+    ValueError
+        When the shapes do not fit together, or a trusted case has a loss outside [0, 1].
+
     References
     ----------
     Angelopoulos et al. (2021), Learn then Test, https://arxiv.org/abs/2110.01052.
     """
+    _check(looks, typicality, groups)
     unit = np.unique(np.asarray(groups), return_inverse=True)[1]
     single = len(set(unit.tolist())) == len(unit)
     exact = single and all(look.loss.dtype == np.bool_ for look in looks)
@@ -149,6 +155,20 @@ def choose_threshold(gate: Gate, looks: Sequence[LookData], typicality: Floats, 
             }
         )
     return chosen
+
+
+def _check(looks: Sequence[LookData], typicality: Floats, groups: Sequence[str]) -> None:
+    n = len(groups)
+    shapes = [array.shape for look in looks for array in look]
+    if not looks or typicality.shape != (n,) or any(shape != (n,) for shape in shapes):
+        raise ValueError(
+            f"looks, typicality, groups: expected a look or more and [N={n}] each, got {shapes} and {typicality.shape}"
+        )
+    for look in looks:
+        # A loss of nan would pass every comparison, and with it any promise.
+        wrong = ~np.isnan(look.trust) & ~((look.loss >= 0) & (look.loss <= 1))
+        if wrong.any():
+            raise ValueError(f"loss: expected 0 to 1 where there is trust, got {look.loss[wrong][:3]}")
 
 
 class Accepted(NamedTuple):

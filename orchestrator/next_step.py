@@ -79,9 +79,14 @@ def fit_next_step(
     Raises
     ------
     ConfigError
-        When the steps do not fit together, or one gives a column that is not among the opinions.
+        When the steps do not fit together, one gives a column that is not among the opinions, or `at_most` is no cost.
+    ValueError
+        When the shapes do not fit together; see `Opinions.check_held_out`.
     """
     check_steps(steps)
+    opinions.check_held_out(truth, folds)
+    if at_most is not None and not at_most >= 0:
+        raise ConfigError(f"A mean cost of at most {at_most} cannot be kept.", "Give 0 or more, or None.")
     if unknown := {column for step in steps for column in step.columns} - set(opinions.columns):
         raise ConfigError(f"No opinions are held of the columns {sorted(unknown)}.", f"Held: {opinions.columns}.")
     explorer = _Explorer(opinions, truth, folds, tuple(steps), prices or Prices(), loss or Loss(), fuse)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+ROUNDING = 1e-3
+"""How far from 1 a sum of probabilities may be."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,37 @@ class Opinions:
     def answered(self) -> Bools:
         """Where an agent did not fail, of shape (M, N)."""
         return np.asarray(~np.isnan(self.probs).any(axis=2))
+
+    def check_held_out(self, truth: NDArray[np.intp], folds: NDArray[np.intp] | None) -> None:
+        """Refuse what nothing can be fitted on.
+
+        Parameters
+        ----------
+        truth : ndarray of shape (N,)
+        folds : ndarray of shape (N,) or None
+
+        Raises
+        ------
+        ValueError
+            When there is no case, fewer than two labels, a truth that is no label, another number of truths or folds,
+            or probabilities that are no distributions.
+        """
+        n, k = len(self), self.n_labels
+        if n < 1 or k < 2 or truth.shape != (n,) or (folds is not None and folds.shape != (n,)):
+            found = truth.shape, None if folds is None else folds.shape
+            raise ValueError(f"truth, folds: expected [N={n} >= 1] each or folds None, of K={k} >= 2, got {found}")
+        if truth.dtype.kind not in "iu" or not 0 <= truth.min() <= truth.max() < k:
+            raise ValueError(
+                f"truth: expected whole numbers 0 to {k - 1}, got {truth.dtype} {truth.min()} to {truth.max()}"
+            )
+        for name, probs in (("probs", self.probs), ("said", self.said)):
+            total, least = probs.sum(axis=2), probs.min(axis=2)
+            wrong = ~np.isnan(total) & ~((np.abs(total - 1) <= ROUNDING) & (least >= 0))
+            if wrong.any():
+                m, i = np.argwhere(wrong)[0]
+                raise ValueError(
+                    f"{name}: expected distributions or nan, got {probs[m, i][:5]} from {self.columns[m]} of case {i}"
+                )
 
     def cases(self, which: Any) -> Opinions:
         """Return the opinions of some cases, by mask, slice or indices."""

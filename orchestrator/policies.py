@@ -80,14 +80,11 @@ def fit_fusion(name: str, opinions: Opinions, truth: Truth, folds: Folds) -> Fit
     ConfigError
         When there is no such policy, or its agent is not among the columns.
     ValueError
-        When the shapes do not fit together.
+        When the shapes do not fit together; see `Opinions.check_held_out`.
     """
     if name not in POLICIES:
         raise ConfigError(f"There is no policy {name!r}.", f"The policies are {', '.join(POLICIES)}.")
-    shape = (len(opinions),)
-    if truth.shape != shape or (folds is not None and folds.shape != shape) or not len(opinions):
-        found = truth.shape, None if folds is None else folds.shape
-        raise ValueError(f"truth, folds: expected [N={shape[0]} >= 1] each or folds None, got {found}")
+    opinions.check_held_out(truth, folds)
     if name in MOST_NUMBERS and name not in available(opinions.columns, opinions.n_labels):
         raise ConfigError(
             f"{opinions.n_labels} labels are too many for the policy {name!r}.", "Choose another, such as 'pool'."

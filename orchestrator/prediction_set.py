@@ -137,8 +137,10 @@ def fit_prediction_sets(
     if belief.ndim != 2 or truth.shape != belief.shape[:1]:
         raise ValueError(f"belief, truth: expected [N, K] and [N], got {belief.shape} and {truth.shape}")
     n, k = belief.shape
-    if n and not 0 <= truth.min() <= truth.max() < k:
-        raise ValueError(f"truth: expected labels 0 to {k - 1}, got {truth.min()} to {truth.max()}")
+    if n and (truth.dtype.kind not in "iu" or not 0 <= truth.min() <= truth.max() < k):
+        raise ValueError(
+            f"truth: expected whole numbers 0 to {k - 1}, got {truth.dtype} {truth.min()} to {truth.max()}"
+        )
     if not 0 < level < 1:
         raise ValueError(f"level: expected a share between 0 and 1, got {level}")
     randomised = rng is not None and method == "aps"

@@ -386,3 +386,40 @@ def test_the_reason_is_a_sentence_whose_numbers_can_be_told_apart() -> None:
     assert explain("no_outcome", "review", gate, 0.9, 0.0, math.nan, "") == (
         "No agent could answer: the image has no embedding."
     )
+
+
+# -- bad input
+
+
+def test_shapes_that_do_not_fit_together_are_refused() -> None:
+    look, ones, names = LookData(np.full(4, 0.9), np.zeros(4, dtype=np.bool_)), np.ones(4), list("abcd")
+    wrong: list[tuple[list[LookData], Floats, list[str]]] = [
+        ([], ones, names),
+        ([look], ones[:3], names),
+        ([look], ones, names[:3]),
+        ([LookData(look.trust, look.loss[:3])], ones, names),
+        ([look, LookData(np.ones((4, 2)), look.loss)], ones, names),
+    ]
+    for looks, typicality, groups in wrong:
+        with pytest.raises(ValueError, match=r"looks, typicality, groups: expected .* \[N=[34]\] each, got"):
+            choose_threshold(Gate(), looks, typicality, groups)
+
+
+@pytest.mark.parametrize("loss", [math.nan, -0.5, 2.0])
+def test_no_promise_rests_on_a_loss_that_is_none(loss: float) -> None:
+    trust, losses = np.full(100, 0.9), np.zeros(100)
+    losses[7] = loss
+    with pytest.raises(ValueError, match="loss: expected 0 to 1 where there is trust"):
+        choose_threshold(Gate(), [LookData(trust, losses)], np.ones(100), list(map(str, range(100))))
+    # A case that nobody answered has neither.
+    trust[7] = math.nan
+    found = choose_threshold(Gate(), [LookData(trust, losses)], np.ones(100), list(map(str, range(100))))
+    assert found.n_units == 99
+
+
+def test_without_a_single_error_the_promise_rests_on_the_number_of_groups_alone() -> None:
+    # .95^45 = .0994 and .95^44 = .1047, at delta = .1.
+    for n, promised in ((45, True), (44, False)):
+        looks = [LookData(np.full(n, 0.9), np.zeros(n, dtype=np.bool_))]
+        found = choose_threshold(Gate(), looks, np.ones(n), list(map(str, range(n))))
+        assert (found.threshold is not None) == promised

@@ -380,3 +380,20 @@ def test_recorded_answers_need_few_calls(data_folder: Path) -> None:
 
 
 POLICY = fitted()
+
+
+@pytest.mark.parametrize("folds", [np.zeros(1, dtype=np.intp), None])
+def test_one_case_is_enough_to_walk(folds: Ints | None) -> None:
+    opinions, truth = world(1)
+    walk = fit_next_step(opinions, truth, folds, [VOTE, EXPERT]).walk(opinions)
+    assert np.isfinite(walk.beliefs).all()
+
+
+def test_what_cannot_be_fitted_on_is_refused() -> None:
+    opinions, truth = world(12)
+    for y, folds in ((truth[:5], None), (truth, folds_of(11)), (truth + 1, None), (truth * 0.5, None)):
+        with pytest.raises(ValueError, match=r"expected \[N=12 >= 1\] each|expected whole numbers 0 to 2"):
+            fit_next_step(opinions, y, folds, [VOTE, EXPERT])  # type: ignore[arg-type]
+    for at_most in (-1.0, np.nan):
+        with pytest.raises(ConfigError, match="cannot be kept"):
+            fit_next_step(opinions, truth, None, [VOTE, EXPERT], at_most=at_most)

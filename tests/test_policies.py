@@ -303,6 +303,33 @@ def test_shapes_that_do_not_fit_together_are_refused() -> None:
     for y, folds in ((truth[:5], None), (truth, folds_of(19))):
         with pytest.raises(ValueError, match=r"expected \[N=20 >= 1\]"):
             fit_fusion("pool", opinions, y, folds)
+    for y in (truth + 1, truth - 1, truth * 1.0):
+        with pytest.raises(ValueError, match="expected whole numbers 0 to 2, got"):
+            fit_fusion("pool", opinions, y, None)
+    with pytest.raises(ValueError, match="of K=1 >= 2"):
+        fit_fusion("pool", Opinions.uncalibrated(("a",), np.ones((1, 20, 1))), truth * 0, None)
     fusion = fit_fusion("mean", opinions, truth, None).fusion
     with pytest.raises(ValueError, match="expected the columns"):
         fusion.fuse(opinions.of(("agent-1", "agent-0", "neighbour-vote@2")))
+
+
+@pytest.mark.parametrize("row", [(0.5, 0.6, 0.3), (-0.2, 0.9, 0.3), (np.inf, 0.0, 0.0), (2.0, 2.0, 2.0)])
+def test_what_is_no_distribution_is_refused_by_agent_and_case(row: tuple[float, ...]) -> None:
+    opinions, truth = opinions_of(20)
+    opinions.probs[1, 7] = row
+    with pytest.raises(ValueError, match=f"got .* from {opinions.columns[1]} of case 7"):
+        fit_fusion("pool", opinions, truth, None)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_numbers_of_half_width_and_views_of_memory_fuse_alike(name: str) -> None:
+    opinions, truth = opinions_of(60)
+    folds = folds_of(60)
+    whole = fit_fusion(name, opinions, truth, folds).beliefs
+    view = Opinions.uncalibrated(opinions.columns, np.repeat(opinions.probs, 2, axis=1)[:, ::2])
+    same = Opinions.uncalibrated(opinions.columns, opinions.probs)
+    np.testing.assert_array_equal(
+        fit_fusion(name, view, truth, folds).beliefs, fit_fusion(name, same, truth, folds).beliefs
+    )
+    half = Opinions(opinions.columns, opinions.probs.astype(np.float32), opinions.said.astype(np.float32))  # type: ignore[arg-type]
+    np.testing.assert_allclose(fit_fusion(name, half, truth, folds).beliefs, whole, atol=0.01)

@@ -171,7 +171,7 @@ def test_what_is_no_distribution_of_the_labels_is_refused() -> None:
     for wrong in ((belief[0], truth), (belief, truth[:3])):
         with pytest.raises(ValueError, match=r"expected \[N, K\] and \[N\]"):
             fit_prediction_sets("lac", *wrong, 0.9)
-    with pytest.raises(ValueError, match="expected labels 0 to 1, got 0 to 2"):
+    with pytest.raises(ValueError, match="expected whole numbers 0 to 1, got int64 0 to 2"):
         fit_prediction_sets("lac", belief, np.array([0, 1, 2, 0]), 0.9)
     for level in (0.0, 1.0, math.nan):
         with pytest.raises(ValueError, match="level"):
