@@ -131,7 +131,8 @@ def print_metrics(metrics: Metrics, console: Console | None = None) -> None:
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in metrics.items():
-        if name.endswith(("/lo", "/hi")) or name in ("n", "n_groups"):
+        # Pairs of agents and gains, some eighty of them, are for the report and for programs.
+        if name.endswith(("/lo", "/hi", "/gain")) or name.startswith("errors/") or name in ("n", "n_groups"):
             continue
         low, high = metrics.get(f"{name}/lo"), metrics.get(f"{name}/hi")
         interval = f"  [{low:.3f}, {high:.3f}]" if isinstance(low, float) and isinstance(high, float) else ""
