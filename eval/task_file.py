@@ -17,6 +17,7 @@ MAX_BYTES = 2**20
 """Largest file of descriptions or templates, in bytes."""
 MOST = 1e9
 """Largest cost of an error."""
+KEYS = ("labels", "negatives", "costs")
 COSTS_FORM = "Write `costs: {TRUTH: {LABEL: cost}}`: what it costs to call a TRUTH a LABEL; 1 where it is not said."
 FORM = "Write it as `labels: {LABEL: [a description, ...]}`, and if need be `negatives: [what the images are not]`."
 
@@ -44,13 +45,19 @@ def read_task(labels: Sequence[str], descriptions: Path | None) -> Task:
         known = {label: [] for label in labels}
     if not isinstance(known, dict) or not known:
         raise ConfigError(f"{descriptions} has no `labels:` with a list per label.", FORM)
+    if foreign := [str(name)[:80] for name in found if name not in KEYS]:
+        # A word misspelt must not be a table of costs that nobody misses.
+        raise ConfigError(f"{descriptions}: {foreign[0]!r} stands for nothing.", f"It can hold {', '.join(KEYS)}.")
     phrases = {str(label): _texts(texts, f"{descriptions}: {label}") for label, texts in known.items()}
     if descriptions is None:
         if not set(labels) <= set(phrases):
             return Task(labels=tuple(labels))
         phrases = {label: phrases[label] for label in labels}
     negatives = _texts(found.get("negatives") or [], f"{descriptions}: negatives")
-    return Task(labels=tuple(labels), phrases=phrases, negatives=negatives, costs=costs)
+    try:
+        return Task(labels=tuple(labels), phrases=phrases, negatives=negatives, costs=costs)
+    except ConfigError as error:
+        raise ConfigError(f"{descriptions}: {error.what}", error.remedy) from None
 
 
 def read_templates(name: str) -> prompts.Prompt:

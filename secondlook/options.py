@@ -73,11 +73,13 @@ def budget_of(limits: list[str]) -> Budget:
             raise ConfigError(
                 f"--budget {limit}: expected SCOPE.KIND=MOST.", f"SCOPE is case or run, KIND one of {kinds}."
             )
+        if kind in scopes[scope]:
+            raise ConfigError(f"--budget {scope}.{kind} is given twice.", "Give it once.")
         scopes[scope][kind] = most.strip()
     try:
-        per_case, per_run = (Limits.model_validate(scopes[scope]) for scope in ("case", "run"))
+        return Budget.model_validate({"per_case": scopes["case"], "per_run": scopes["run"]})
     except ValidationError as error:
         first = error.errors()[0]
-        what = f"--budget {first['loc'][0]}: {first['msg']}, got {first['input']}."
+        place = ".".join(map(str, first["loc"])).removeprefix("per_")
+        what = f"--budget {place}: {first['msg']}, got {first['input']}."
         raise ConfigError(what, "Give a number of 0 or more.") from error
-    return Budget(per_case=per_case, per_run=per_run)

@@ -160,3 +160,10 @@ def test_a_budget_that_cannot_be_read_is_refused(wrong: str) -> None:
     with pytest.raises(ConfigError, match="--budget") as refused:
         budget_of([wrong])
     assert refused.value.remedy
+
+
+def test_a_budget_is_given_once_and_refused_by_its_whole_name() -> None:
+    with pytest.raises(ConfigError, match=r"--budget run.looks is given twice"):
+        budget_of(["run.looks=5", "case.looks=1", "run.looks=50"])
+    with pytest.raises(ConfigError, match=r"--budget run.seconds: .*, got many"):
+        budget_of(["run.seconds=many"])

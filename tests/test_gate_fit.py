@@ -104,7 +104,7 @@ def test_prediction_sets_are_of_the_configured_kind() -> None:
         (("--set-level", "1"), "--set-level"),
         (("--early-trust", "0"), "--early-trust"),
         (("--budget", "run.wishes=3"), "--budget run.wishes=3: expected SCOPE.KIND=MOST"),
-        (("--budget", "case.usd=-1"), "--budget usd"),
+        (("--budget", "case.usd=-1"), "--budget case.usd: Input should be greater"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_by_name(tmp_path: Path, option: tuple[str, str], says: str) -> None:
