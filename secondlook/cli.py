@@ -85,6 +85,8 @@ def triage(
     """Judge unlabelled images: a label, its probability, and whether to accept it or ask a human.
 
     Writes verdicts.jsonl (one line a case, with the whole trail), verdicts.csv and report.html into RUN.
+
+    Example: `secondlook triage new-photos/ --model model/ --out triage/`
     """
     from secondlook.eval.evaluate import triage as run_triage
 
@@ -131,7 +133,9 @@ def evaluate(
     model: Model,
     out: Out,
     split: Annotated[str | None, typer.Option(help="Which split; `test` where there is one, else all.")] = None,
-    ood: Annotated[list[Path] | None, typer.Option(help="Folder of images of something else; repeatable.")] = None,
+    ood: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Images of something else; repeatable.")
+    ] = None,
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Score images the model was fitted on.")] = False,
     device: DeviceOption = "auto",
     batch_size: BatchSize = 64,
@@ -145,6 +149,8 @@ def evaluate(
     """Judge labelled images and measure everything, beside the plain alternatives.
 
     The truth is written beside each verdict and never shown to an agent.
+
+    Example: `secondlook evaluate photos/ --model model/ --out run/ --ood other-things/ --figures`
     """
     from secondlook.eval.evaluate import evaluate as run_evaluate
 

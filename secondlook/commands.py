@@ -22,7 +22,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            complain("Stopped.", "The same command goes on where it stopped.")
+            complain("Stopped.", ONWARD.get(ctx.invoked_subcommand, "Give the same command again: nothing is kept."))
             raise typer.Exit(STOPPED) from None
         except Exception as error:
             # Imported here: `--help` must not wait for pydantic.
@@ -40,5 +40,9 @@ class Commands(TyperGroup):
             raise typer.Exit(MISTAKE) from error
 
 
+ONWARD = dict.fromkeys(("triage", "evaluate"), "The same command goes on where it stopped.") | dict.fromkeys(
+    ("fit", "demo", "feedback"), "Give the same command again: what is in its cache or ledger is not done twice."
+)
+"""What the same command does after Ctrl-C."""
 PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 """What the system says of a disk that is full or a place that is not one's own."""

@@ -12,10 +12,10 @@ from secondlook.options import Json, Ledger, Model
 
 def feedback(
     model: Model,
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run folder of this model.")] = None,
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="Run folder of this model.")] = None,
     truth: Annotated[
         Path | None,
-        typer.Argument(metavar="[TRUTH.csv]", help="Truths that became known: id,label or path,label."),
+        typer.Argument(metavar="TRUTH.csv", help="Truths that became known: id,label or path,label."),
     ] = None,
     ledger: Ledger = None,
     acknowledge: Annotated[
@@ -31,6 +31,9 @@ def feedback(
     or has changed since it was measured, sends everything to review. An evaluation knows its own truths; without any
     truth, belief and agreement are watched. To know the error among accepted images, have some of them checked too,
     drawn at random. See docs/trust.md.
+
+    Examples: `secondlook feedback RUN -m MODEL` after an evaluation, `secondlook feedback RUN TRUTH.csv -m MODEL` after
+    a review, `secondlook feedback -m MODEL` to look.
     """
     from secondlook.agents.errors import ConfigError
     from secondlook.eval.feedback import open_feedback

@@ -71,6 +71,8 @@ def fit(
 
     DATA without splits is split by group (leaf, patient, part), 60/20/20. Photographs of one thing must share a group,
     or every figure will be too good.
+
+    Example: `secondlook fit photos/ --out model/ --target-risk 0.02 --budget run.looks=500`
     """
     from pydantic import ValidationError
 

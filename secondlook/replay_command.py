@@ -17,7 +17,14 @@ def replay(
         Path,
         typer.Argument(metavar="ANSWERS.csv", help="Recorded answers: case,agent,look,label,confidence,probs,..."),
     ],
-    policy: Annotated[list[str] | None, typer.Option(help="A policy to judge; repeatable. All by default.")] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="POLICY",
+            help="One to judge, repeatable: best-agent, neighbour-vote, majority, mean, confidence-weighted, cooked, "
+            "pool, confusion, stacked, joint-confusion, auto, cheap-first. All that the answers allow by default.",
+        ),
+    ] = None,
     folds: Annotated[int, typer.Option(min=2, max=50, help="Parts; each is judged by a fit on the rest.")] = 5,
     repeats: Annotated[int, typer.Option(min=1, max=1000, help="How often the parts are dealt anew.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the parts.")] = 0,
@@ -28,6 +35,8 @@ def replay(
 
     ANSWERS.csv holds one row for each case, agent and look: case,agent,look,label,confidence,probs,seconds,usd, and the
     true label in a column truth or in rows of the agent truth. See docs/replay.md.
+
+    Example: `secondlook replay ANSWERS.csv --policy confusion --policy cheap-first --out REPLAY`
     """
     from secondlook.eval.policy import policies_for
     from secondlook.eval.recorded_answers import read_answers

@@ -61,6 +61,8 @@ def test_the_help_of_a_command_explains_each_of_its_arguments(command: str) -> N
         "fit": ("DATA", "path,label,group,split", "--out", "--target-risk", "60/20/20", "share a group"),
         "triage": ("IMAGES", "--model", "--out", "resumes", "verdicts.jsonl", "--batch-size", "--device"),
         "evaluate": ("DATA", "--split", "--ood", "--allow-seen", "never shown to an agent"),
+        "replay": ("ANSWERS.csv", "cheap-first", "--folds", "in rows of the agent truth", "Example:"),
+        "feedback": ("TRUTH.csv", "id,label", "--acknowledge", "--half-life", "Examples:"),
         "show": ("MODEL", "track records", "--json"),
         "doctor": ("installed", "--json"),
     }

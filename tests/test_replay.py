@@ -402,6 +402,16 @@ def test_a_place_that_cannot_be_written_is_named_before_anything_is_computed(tmp
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_replay_that_is_stopped_promises_no_continuation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("secondlook.eval.recorded_answers.answers_of", stopped)
+    ran = run_cli("replay", written(tmp_path))
+    assert (ran.code, ran.out) == (130, "")
+    assert "nothing is kept" in ran.err
+
+
 def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "answers.csv"
     one = "x\x1b[2J"
