@@ -60,7 +60,8 @@ class _Lines:
             print(f"{what}{f' ({total})' if total and total > 20 else ''} ...", file=sys.stderr, flush=True)
         elif done and not self._before:
             # The first ones waited for models to load: the pace is counted from here.
-            self._start, self._before = now, done
+            self._start = self._last = now
+            self._before = done
         elif now - self._last >= PLAIN_EVERY_S:
             self._last = now
             since = done - self._before

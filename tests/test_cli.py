@@ -180,16 +180,17 @@ def test_names_that_look_like_markup_are_shown_as_they_are() -> None:
 def test_progress_in_a_log_says_each_stage_once_and_then_the_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now = iter([0.0, 1.0, 5.0, 6.0, 7.0])
+    now = iter([0.0, 10.0, 10.1, 16.0, 17.0, 18.0])
     monkeypatch.setattr("secondlook.console.time", SimpleNamespace(monotonic=lambda: next(now)))
     with progress() as report:
-        for done in (0, 1, 10, 11):
+        for done in (0, 1, 2, 10, 11):
             report("judging", done, 40)
         report("writing", 0, None)
-    # The pace counts from the first result, at 1 s: 9 more by 5 s, so 4 / 9 s each, 13.3 s for the other 30.
+    # The pace counts from the first result, at 10 s: 9 more by 16 s, so 6 / 9 s each, 20 s for the other 30. Of the
+    # second one alone, a tenth of a second later, nothing is concluded.
     assert capsys.readouterr().err.splitlines() == [
         "judging (40) ...",
-        "judging: 10 of 40, about 13 s left",
+        "judging: 10 of 40, about 20 s left",
         "writing ...",
     ]
 
