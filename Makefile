@@ -46,11 +46,13 @@ types: $(DONE) ## Check types.
 	@$(link_rooms)
 	@cd .typecheck && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml -p secondlook
 
-bench: $(DONE) ## Measure overhead, cache and memory (10 to 20 minutes).
+bench: $(DONE) ## Measure overhead, cache, memory, speed and simulated panels (15 to 30 minutes).
 	@$(BIN)/python benchmarks/overhead.py
 	@$(BIN)/python benchmarks/warm_cache.py
 	@$(BIN)/python benchmarks/memory.py
 	@$(BIN)/python benchmarks/start.py
+	-@$(BIN)/python benchmarks/speed.py
+	-@$(BIN)/python benchmarks/simulated_panels.py
 
 clean: ## Delete what was made.
 	rm -rf $(VENV) .typecheck demo-run build *.egg-info

@@ -150,11 +150,17 @@ def fit_calibrator(
     Raises
     ------
     ValueError
-        When the shapes do not fit together.
+        When the shapes do not fit together, a truth is no label, or a log-probability is nan.
     """
     if log_q.ndim != 2 or truth.shape != log_q.shape[:1] or (folds is not None and folds.shape != truth.shape):
         shapes = (log_q.shape, truth.shape, None if folds is None else folds.shape)
         raise ValueError(f"log_q, truth, folds: expected [N, K], [N] and [N] or None, got {shapes}")
+    if len(truth) and not 0 <= truth.min() <= truth.max() < log_q.shape[1]:
+        raise ValueError(f"truth: expected 0 to {log_q.shape[1] - 1}, got {truth.min()} to {truth.max()}")
+    if np.isnan(log_q).any():
+        raise ValueError(
+            f"log_q: expected numbers, got nan in {np.isnan(log_q).any(axis=1).sum()} of {len(log_q)} rows"
+        )
     if folds is None or len(np.unique(folds)) < 2:
         tabled = scale == "stated" and log_q.shape[1] <= MOST_TABLE_LABELS
         fit = _fit_table if tabled else _fit_temperature

@@ -107,7 +107,7 @@ def decide(
         notes=(
             *_warnings(calibration, config, folds),
             *confidence_notes(records),
-            *_decisions(config, looks, gate, flips, use_second),
+            *_decisions(config, looks, gate, flips, use_second, len(set(groups))),
         ),
         yardstick=measure_yardstick(
             opinions_of(first), opinions_of(second), looks[1].fitted.beliefs, truth, groups, again, rng
@@ -129,7 +129,7 @@ def _warnings(split: Embedded, config: Config, folds: NDArray[np.intp] | None) -
 
 
 def _decisions(
-    config: Config, looks: dict[int, LookFit], gate: Gate, ledger: FlipLedger, use_second: bool
+    config: Config, looks: dict[int, LookFit], gate: Gate, ledger: FlipLedger, use_second: bool, n_groups: int
 ) -> list[str]:
     said = []
     for look, found in looks.items():
@@ -153,9 +153,14 @@ def _decisions(
     else:
         said.append("The second look is off by configuration.")
     if gate.threshold is None:
+        needed = units_needed(gate.target_risk, gate.delta)
+        why = (
+            f"that takes {needed} groups with an accepted case even without a single error, and there are {n_groups}"
+            if n_groups < needed
+            else f"of {n_groups} groups too few hold a case of enough trust, or too many of those are wrong"
+        )
         said.append(
-            f"No threshold can promise {gate.promise} with probability {1 - gate.delta:.0%}: even without a single "
-            f"error {units_needed(gate.target_risk, gate.delta)} groups with an accepted case would be needed. "
+            f"No threshold can promise {gate.promise} with probability {1 - gate.delta:.0%}: {why}. "
             "Everything goes to review."
         )
     return said

@@ -243,6 +243,18 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         fit_calibrator(np.zeros((3, 2)), np.zeros(2, dtype=np.intp), None)
 
 
+@pytest.mark.parametrize("truth", [-1, 2])
+def test_a_truth_that_is_no_label_is_refused(truth: int) -> None:
+    with pytest.raises(ValueError, match="truth: expected 0 to 1"):
+        fit_calibrator(np.log(np.full((3, 2), 0.5)), np.array([0, 1, truth]), None)
+
+
+def test_a_row_of_nan_is_refused_and_counted() -> None:
+    log_q = np.log(np.array([[0.5, 0.5], [np.nan, np.nan]]))
+    with pytest.raises(ValueError, match="nan in 1 of 2 rows"):
+        fit_calibrator(log_q, np.array([0, 1]), None)
+
+
 def test_a_calibrator_survives_json(rng: np.random.Generator) -> None:
     log_q, truth = overconfident(60, 2.0, rng)
     for calibrator in (
