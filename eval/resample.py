@@ -18,7 +18,7 @@ from secondlook.eval.arrays import Floats, Groups, Ints, group_codes
 from secondlook.eval.bootstrap import Interval, percentile_interval
 
 Counts = NDArray[np.integer[Any]]
-BLOCK = 16
+BLOCK = 32
 """Resamples at once, as far as `CELLS` allows; few enough that 100,000 cases stay near the processor."""
 CELLS = 4_000_000
 """Cases times resamples at once: 32 MB of float64."""
