@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from secondlook.agents.calibration import Calibrator, fit_calibrator, log_distributions
 from secondlook.agents.case import Case, Evidence, Task
+from secondlook.agents.folds import grouped_folds
 from secondlook.agents.photo import Photo
 from secondlook.agents.prediction import Prediction
 from secondlook.agents.temperature import fit_temperature
 from secondlook.eval.proper_scores import nll
 from secondlook.eval.reliability import ece
-from secondlook.eval.replay import deal
 from secondlook.retrieval.index import build_index
 from secondlook.retrieval.neighbour_vote import NeighbourVote
 from secondlook.retrieval.search import Searcher
@@ -75,11 +75,11 @@ def measure(path: Path, k: int = 10, folds: int = 5, repeats: int = 20, seed: in
 
     for r in range(repeats):
         rng = np.random.default_rng([seed, r])
-        outer = deal(truth, names, rng, folds)
+        outer = grouped_folds(truth, names, rng, folds)
         by_temperature, chosen = np.empty_like(raw), np.empty_like(raw)
         for fold in range(folds):
             inside = outer != fold
-            inner = deal(truth[inside], [names[i] for i in np.flatnonzero(inside)], rng)
+            inner = grouped_folds(truth[inside], [names[i] for i in np.flatnonzero(inside)], rng)
             temperature = fit_temperature(log_q[inside], truth[inside])
             by_temperature[~inside] = Calibrator(kind="temperature", temperature=temperature).apply(log_q[~inside])
             chosen[~inside] = fit_calibrator(log_q[inside], truth[inside], inner, scale)[0].apply(log_q[~inside])

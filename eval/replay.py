@@ -94,37 +94,13 @@ def replay(
     dealt = None
     with one_thread():
         for r in tracked(range(repeats), "repeats", repeats, progress):
-            dealt = deal(answers.truth, answers.groups, np.random.default_rng([seed, r]), folds)
+            dealt = grouped_folds(answers.truth, answers.groups, np.random.default_rng([seed, r]), folds)
             if dealt is None:
                 raise ConfigError(*_too_few(answers))
             found = cross_fit(answers, outcomes, policies, dealt, np.random.default_rng([seed, r, 1]))
             for name, one in found.items():
                 decided[name].append(one)
     return Replay(answers, decided, 0 if dealt is None else len(np.unique(dealt)), seed)
-
-
-def deal(truth: Ints, groups: Sequence[str], rng: np.random.Generator, most: int = 5) -> Ints | None:
-    """Assign each case to a fold; see `secondlook.agents.folds.grouped_folds`, which this is where cases share groups.
-
-    Where none do, each label's cases are shuffled and dealt like cards, which is a hundred times as fast.
-
-    Examples
-    --------
-    >>> folds = deal(np.array([0, 0, 0, 1, 1, 1]), list("abcdef"), np.random.default_rng(0))
-    >>> sorted(folds[:3].tolist()), sorted(folds[3:].tolist())
-    ([0, 1, 2], [0, 1, 2])
-    """
-    if len(set(groups)) < len(groups):
-        return grouped_folds(truth, groups, rng, most)
-    count = np.bincount(truth)
-    number = min(most, int(count[count > 0].min()))
-    if number < 2:
-        return None
-    # Label after label, each shuffled: the next card always goes to the next fold, so all folds are of one size.
-    order = np.lexsort((rng.random(len(truth)), truth))
-    folds = np.empty(len(truth), dtype=np.intp)
-    folds[order] = np.arange(len(truth)) % number
-    return folds
 
 
 def _too_few(answers: RecordedAnswers) -> tuple[str, str]:
@@ -179,7 +155,7 @@ def _prepared(
     """Calibrate on the cases inside, by inner folds; and with that the cases outside."""
     inner, outer, k = np.flatnonzero(inside), np.flatnonzero(~inside), len(answers.labels)
     truth = answers.truth[inner]
-    folds = deal(truth, [answers.groups[i] for i in inner], rng)
+    folds = grouped_folds(truth, [answers.groups[i] for i in inner], rng)
     known = calibrate_all({name: [row[i] for i in inner] for name, row in outcomes.items()}, truth, folds, k)
     columns = tuple(outcomes)
     opinions = Opinions(columns, np.stack([a.probs for a in known]), np.stack([a.raw for a in known]))

@@ -1,4 +1,4 @@
-"""Every example runs: in docstrings, and in README.md."""
+"""Every example runs: in docstrings, in README.md and in docs/."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_the_example_of_a_docstring_runs(
 
 
 def blocks() -> list[str]:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("block", blocks(), ids=range(len(blocks())))
-def test_the_python_of_the_readme_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_pages_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder that holds what a reader would have: a picture, a folder of them, and a model."""
     if not SHIPPED:
         pytest.skip("the shipped model is not there")
@@ -82,7 +82,7 @@ def test_the_python_of_the_readme_runs(block: str, tmp_path: Path, monkeypatch: 
     demo_image("scab").save(tmp_path / "photos" / "1.jpg")
     for name in re.findall(r'SecondLook\.load\("([\w.-]+)"', block):
         (tmp_path / name).symlink_to(demo_model())
-    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    exec(compile(block, "a page", "exec"), {"__name__": "__main__"})
 
 
 def test_every_module_of_the_tree_is_walked() -> None:

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from secondlook.agents.errors import ConfigError
+from secondlook.agents.folds import grouped_folds
 from secondlook.agents.prediction import Failure, Outcome, Prediction, stated
 from secondlook.eval.policy import Decided, FittedFusion, FusionPolicy, Training, fusions_for, needs_of, policies_for
 from secondlook.eval.recorded_answers import RecordedAnswers, Spent, labels_said, read_answers
-from secondlook.eval.replay import Replay, cross_fit, deal, replay
+from secondlook.eval.replay import Replay, cross_fit, replay
 from secondlook.eval.replay_figures import averaged, compared, decisions, figures, judged, power, weighted_f1
 from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.policies import POLICIES, fit_fusion
@@ -115,7 +116,7 @@ def test_the_same_seed_replays_the_same_and_another_deals_anew() -> None:
 def test_folds_part_no_group_and_spread_labels_evenly(labels: list[int], most: int, seed: int) -> None:
     truth = np.unique(labels, return_inverse=True)[1]
     names = [str(i) for i in range(len(labels))]
-    folds = deal(truth, names, np.random.default_rng(seed), most)
+    folds = grouped_folds(truth, names, np.random.default_rng(seed), most)
     fewest = int(np.bincount(truth).min())
     assert (folds is None) == (fewest < 2)
     if folds is not None:
@@ -124,7 +125,7 @@ def test_folds_part_no_group_and_spread_labels_evenly(labels: list[int], most: i
             share = np.bincount(folds[truth == k], minlength=min(most, fewest))
             assert share.max() - share.min() <= 1
     pairs = [str(i // 2) for i in range(len(labels))]
-    folds = deal(np.zeros(len(labels), dtype=np.intp), pairs, np.random.default_rng(seed), most)
+    folds = grouped_folds(np.zeros(len(labels), dtype=np.intp), pairs, np.random.default_rng(seed), most)
     assert folds is None or all(len(set(folds[2 * g : 2 * g + 2])) == 1 for g in range(len(labels) // 2))
 
 
