@@ -28,8 +28,11 @@ MaybeNan = Annotated[float, BeforeValidator(_undefined)]
 
 
 def digest_of(value: BaseModel) -> str:
-    """SHA-256 of a value's canonical JSON, as 16 hexadecimal digits."""
-    text = json.dumps(value.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    """SHA-256 of a value's canonical JSON, as 16 hexadecimal digits.
+
+    Fields at their defaults are left out: a field that a later version adds, with a default, changes no digest.
+    """
+    text = json.dumps(value.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

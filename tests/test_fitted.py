@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from toy_world import ColourEncoder, colours, toy_arrays, toy_model, toy_searcher
 
+from secondlook.agents.calibration import Calibrator
+from secondlook.agents.case import digest_of
 from secondlook.agents.errors import ConfigError
 from secondlook.orchestrator.fitted import (
     ARRAYS_FILE,
@@ -66,6 +68,21 @@ def test_a_model_is_read_as_it_was_written(folder: Path, arrays: Arrays) -> None
     assert model.digest == wanted.digest
     assert_equal(found, arrays)
     assert load_seen(folder) == SEEN
+
+
+def test_a_field_that_a_later_version_adds_with_a_default_changes_no_digest() -> None:
+    class Later(Calibrator):
+        added: float = 1.0
+
+    before = Calibrator(kind="temperature", temperature=2.0, n=9)
+    assert digest_of(Later.model_validate(before.model_dump())) == digest_of(before)
+    assert digest_of(Later(**before.model_dump() | {"added": 2.0})) != digest_of(before)
+
+
+def test_a_digest_is_the_same_read_from_json_what_is_undefined_too() -> None:
+    model = toy_model()
+    assert type(model).model_validate_json(model.model_dump_json()).digest == model.digest
+    assert digest_of(Calibrator.model_validate_json(Calibrator().model_dump_json())) == digest_of(Calibrator())
 
 
 def test_the_digest_changes_with_what_was_learned_or_configured() -> None:
