@@ -15,8 +15,8 @@ from hypothesis import settings
 HOME = {"127.0.0.1", "::1", "localhost"}
 
 # A law is about values; how long one example takes on a busy machine is not.
-settings.register_profile("laws", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("laws", deadline=None, max_examples=60)
+settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "laws")
 
 

@@ -226,7 +226,7 @@ def forks() -> ForkServerContext:
 class Interrupted:
     """A triage of many small images, a batch of which takes long enough to be interrupted."""
 
-    N = 160
+    N = 100
 
     def __init__(self, home: Path, forks: ForkServerContext) -> None:
         self.home, self.forks = home, forks
