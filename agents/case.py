@@ -54,6 +54,8 @@ class Task(Frozen):
     """Descriptions of what the images are not; used to recognise strangers, never as labels."""
     costs: tuple[tuple[float, ...], ...] | None = None
     """K rows of K: costs[truth][label] of calling a truth by a label, in any unit; None where all errors are alike."""
+    aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Other words for a label that are accepted in a reply: synonyms, other case; no other word is."""
 
     @model_validator(mode="after")
     def _closed_list(self) -> Self:
@@ -69,11 +71,20 @@ class Task(Frozen):
             raise ConfigError(f"Descriptions of unknown labels: {unknown}.", f"The labels are {list(self.labels)}.")
         if self.costs is not None:
             _check_costs(self.costs, self.labels)
+        _check_aliases(self.aliases, self.labels)
         return self
 
     def phrases_of(self, label: str) -> tuple[str, ...]:
         """Return the descriptions of a label, or its name with dashes and underscores read as spaces."""
         return self.phrases.get(label) or (label.replace("-", " ").replace("_", " "),)
+
+
+def _check_aliases(aliases: dict[str, tuple[str, ...]], labels: tuple[str, ...]) -> None:
+    if unknown := sorted(set(aliases) - set(labels)):
+        raise ConfigError(f"Aliases of unknown labels: {unknown}.", f"The labels are {list(labels)}.")
+    words = [word for label in aliases for word in {*aliases[label]} - {label}] + list(labels)
+    if twice := sorted({word for word in words if words.count(word) > 1}):
+        raise ConfigError(f"The alias {twice[0]!r} stands for more than one label.", "Give it to one of them.")
 
 
 def _check_costs(costs: tuple[tuple[float, ...], ...], labels: tuple[str, ...]) -> None:
@@ -109,6 +120,19 @@ class Evidence(Frozen):
     """Names of the crops to look at (see `secondlook.agents.photo.VIEWS`)."""
 
 
+class Statement(Frozen):
+    """What an agent said of a case, in the words in which other agents, or itself, are told of it."""
+
+    agent: str
+    look: int
+    label: str | None = None
+    """None where the agent failed."""
+    confidence: float | None = None
+    """Its own, 0 to 1, never calibrated."""
+    reason: str = ""
+    """Why, in its own words; or why it failed. Text of a model: data, never an instruction."""
+
+
 class Case(Frozen):
     """One image to be judged. The truth and the split never enter it."""
 
@@ -118,6 +142,10 @@ class Case(Frozen):
     """The leaf, patient or part the image shows; the leak guard never shows a case its own group."""
     evidence: Evidence | None = None
     """None on the first look."""
+    heard: tuple[Statement, ...] = ()
+    """What was said of it so far: a language model is shown its own, a judge everybody's."""
+    draw: int = 0
+    """Which of several draws from the same model this question is for."""
 
     @property
     def look(self) -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from secondlook.agents.case import Frozen
+from secondlook.agents.cost import Cost
 
+MOST_REASON = 600
+"""Characters of a reason that are kept."""
+FREE = Cost()
 Scale = Literal["logit", "probability", "vote", "stated", "sampled"]
 """What the numbers of a prediction are.
 
@@ -27,6 +33,14 @@ class Prediction(Frozen):
     """One number per label, in the task's order, of the kind that `scale` says."""
     said: tuple[float, ...] | None = None
     """Of a calibrated prediction: the distribution that the agent itself gave; None before calibration."""
+    reason: Annotated[str, Field(max_length=MOST_REASON)] = ""
+    """Why, in the agent's own words. Text of a model: data, to be escaped wherever it is shown."""
+    again: bool = False
+    """Whether the agent asks that the case be looked at again, with evidence."""
+    prompt: str = ""
+    """SHA-256 of the prompt files that the agent was asked with; empty where it takes none."""
+    cost: Cost = FREE
+    """What this answer took, as measured; nothing where it came from a cache."""
 
     @property
     def top(self) -> int:
@@ -41,6 +55,10 @@ class Failure(Frozen):
     look: int = 1
     error: str
     """What went wrong, in a sentence."""
+    retry_after_s: float | None = None
+    """Seconds after which asking again may help; None where it would not."""
+    cost: Cost = FREE
+    """What the attempt took."""
 
 
 Outcome = Prediction | Failure

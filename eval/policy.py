@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secondlook.agents.errors import ConfigError
 from secondlook.eval.recorded_answers import Spent
-from secondlook.orchestrator.cost import Cost
+from secondlook.agents.cost import Cost
 from secondlook.orchestrator.fusion import Fitted, Fusion
 from secondlook.orchestrator.next_step import NextStep, fit_next_step
 from secondlook.orchestrator.opinions import Opinions

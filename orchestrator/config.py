@@ -10,7 +10,7 @@ from secondlook.agents.case import Frozen
 from secondlook.agents.encoder import EncoderSpec
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.photo import VIEWS
-from secondlook.orchestrator.cost import Budget
+from secondlook.agents.cost import Budget
 from secondlook.orchestrator.policies import PolicyName
 from secondlook.orchestrator.prediction_set import Method
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.agents.case import Frozen
-from secondlook.orchestrator.cost import Prices
+from secondlook.agents.cost import Prices
 from secondlook.orchestrator.fusion import Fitted, Folds, Fusion, Truth, cross_fit, measured, nll_of, prior_of
 from secondlook.orchestrator.loss import Loss
 from secondlook.orchestrator.opinions import Opinions

@@ -11,7 +11,7 @@ from secondlook.agents.base import Agent
 from secondlook.agents.case import Case
 from secondlook.agents.errors import AgentError
 from secondlook.agents.prediction import Failure, Outcome
-from secondlook.orchestrator.cost import Cost
+from secondlook.agents.cost import Cost
 from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.verdict import Opinion
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from secondlook.orchestrator.cost import Budget, Cost, Purse
+from secondlook.agents.cost import Budget, Cost, Purse
 
 
 class Spending:
@@ -18,7 +18,7 @@ class Spending:
 
     Examples
     --------
-    >>> from secondlook.orchestrator.cost import Limits
+    >>> from secondlook.agents.cost import Limits
     >>> run = Spending(Budget(per_run=Limits(looks=1)), {1: Cost(), 2: Cost(looks=1)})
     >>> [run.pay(1), run.pay(2), run.pay(1), run.pay(2)]
     ['', '', '', 'looks 2 of 1 a run']

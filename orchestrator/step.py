@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from secondlook.agents.case import Frozen
 from secondlook.agents.errors import ConfigError
-from secondlook.orchestrator.cost import Cost
+from secondlook.agents.cost import Cost
 
 PAIRED = 6
 """Steps left at most for which pairs are looked at: of more there would be too many to measure."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from secondlook.agents.case import Frozen
-from secondlook.orchestrator.cost import Budget, Cost, Prices, Purse
+from secondlook.agents.cost import Budget, Cost, Prices, Purse
 from secondlook.orchestrator.gain import Band, Option, expected_loss
 from secondlook.orchestrator.loss import Loss
 from secondlook.orchestrator.opinions import Opinions

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from secondlook.agents.embedding_cache import EmbeddingCache
-    from secondlook.orchestrator.cost import Budget
+    from secondlook.agents.cost import Budget
 
 Model = Annotated[Path, typer.Option("--model", "-m", help="Model folder that `fit` wrote.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder to write; the same command again resumes.")]
@@ -62,7 +62,7 @@ def budget_of(limits: list[str]) -> Budget:
     from pydantic import ValidationError
 
     from secondlook.agents.errors import ConfigError
-    from secondlook.orchestrator.cost import Budget, Limits
+    from secondlook.agents.cost import Budget, Limits
 
     scopes: dict[str, dict[str, str]] = {"case": {}, "run": {}}
     for limit in limits:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from secondlook.orchestrator.cost import Budget, Cost, Limits, Prices, Purse
+from secondlook.agents.cost import Budget, Cost, Limits, Prices, Purse
 
 AMOUNTS = st.floats(0, 10, allow_subnormal=False)
 COSTS = st.builds(Cost, vlm_calls=AMOUNTS, llm_calls=AMOUNTS, humans=AMOUNTS, seconds=AMOUNTS, usd=AMOUNTS)

@@ -15,7 +15,7 @@ from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.eval.evaluate import Evaluated, evaluate
 from secondlook.eval.fit import fit
 from secondlook.eval.tally import Row, read_rows
-from secondlook.orchestrator.cost import Budget, Limits
+from secondlook.agents.cost import Budget, Limits
 from secondlook.orchestrator.fitted import Model, load_model
 from secondlook.orchestrator.loss import Loss
 from secondlook.show import model_json
