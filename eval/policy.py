@@ -9,10 +9,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.agents.cost import Cost
 from secondlook.agents.errors import ConfigError
 from secondlook.eval.recorded_answers import Spent
-from secondlook.agents.cost import Cost
 from secondlook.orchestrator.fusion import Fitted, Fusion
+from secondlook.orchestrator.judge_fusion import JUDGES, judge_in, look_in
 from secondlook.orchestrator.next_step import NextStep, fit_next_step
 from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.policies import POLICIES, choose, fit_fusion
@@ -168,14 +169,18 @@ def needs_of(training: Training) -> dict[str, frozenset[str]]:
     """Say for each column which columns its answer takes: a second look its agent's first one, and the vote.
 
     The second look of a recorded agent was shown the neighbours and its own first answer; whoever wants it pays for
-    these too.
+    these too. A judge was told what all said at its look and before.
     """
     columns = training.opinions.columns
     votes = {name for name in columns if training.spent[name].kind == "vote" and not name.endswith("@2")}
-    return {
-        name: frozenset({name} | ((votes | {name[:-2]} & set(columns)) if name.endswith("@2") else set()))
-        for name in columns
-    }
+
+    def before(name: str) -> set[str]:
+        if name.startswith(JUDGES):
+            others = {other for other in columns if not other.startswith(JUDGES) or look_in(other) < look_in(name)}
+            return {other for other in others if look_in(other) <= look_in(name)}
+        return votes | {name[:-2]} & set(columns) if name.endswith("@2") else set()
+
+    return {name: frozenset({name} | before(name)) for name in columns}
 
 
 def with_needs(asked: Bools, columns: tuple[str, ...], needs: Mapping[str, frozenset[str]]) -> Bools:
@@ -189,7 +194,8 @@ def with_needs(asked: Bools, columns: tuple[str, ...], needs: Mapping[str, froze
 
 def fusions_for(columns: tuple[str, ...]) -> list[str]:
     """Names of the fusions that these columns allow, but `auto`."""
-    return [name for name in POLICIES if name != "auto" and (name != "neighbour_vote" or neighbour_vote_in(columns))]
+    absent = {"auto": True, "neighbour_vote": neighbour_vote_in(columns) is None, "judge": judge_in(columns) is None}
+    return [name for name in POLICIES if not absent.get(name)]
 
 
 def policies_for(columns: tuple[str, ...], names: list[str]) -> list[Policy]:

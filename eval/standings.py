@@ -10,6 +10,7 @@ from secondlook.eval.measured import Figure, Measured
 RULES = {
     "best_agent": "best agent alone",
     "neighbour_vote": "neighbour vote",
+    "judge": "judge that hears the agents",
     "majority": "majority of the agents",
     "mean": "mean of the agents",
     "confidence_weighted": "agents weighted by confidence",

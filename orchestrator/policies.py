@@ -11,6 +11,7 @@ from pydantic import Field
 from secondlook.agents.errors import ConfigError
 from secondlook.orchestrator.confusion import Confusion, JointConfusion, fit_confusion, fit_joint_confusion
 from secondlook.orchestrator.fusion import Fitted, Folds, Truth, measured
+from secondlook.orchestrator.judge_fusion import fit_judge, judge_in
 from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.pool import Pool, fit_pool
 from secondlook.orchestrator.rules import (
@@ -26,6 +27,7 @@ from secondlook.orchestrator.stacked import Stacked, fit_stacked
 PolicyName = Literal[
     "best_agent",
     "neighbour_vote",
+    "judge",
     "majority",
     "mean",
     "confidence_weighted",
@@ -40,6 +42,7 @@ PolicyName = Literal[
 
 - ``best_agent``: the agent of lowest held-out NLL alone
 - ``neighbour_vote``: the newest vote of retrieved neighbours alone
+- ``judge``: the calibrated answer of a language model that read what the agents said; the best of them where it failed
 - ``majority``, ``mean``, ``confidence_weighted``, ``cooked``: see `secondlook.orchestrator.rules.RuleKind`
 - ``pool``: calibrated distributions multiplied, each to the power of a fitted weight; the best agent alone where its
   cross-fitted NLL is not lower
@@ -94,9 +97,13 @@ def fit_fusion(name: str, opinions: Opinions, truth: Truth, folds: Folds) -> Fit
 
 
 def do_no_harm(fitted: Fitted, opinions: Opinions, truth: Truth, folds: Folds) -> Fitted:
-    """Return the fitted policy, or the best agent alone where its cross-fitted NLL is not lower than that agent's."""
+    """Return the fitted policy, or the best agent alone where its cross-fitted NLL is not lower than that agent's.
+
+    A policy by which the best agent decides anyway, a judge for instance, keeps its name.
+    """
     best = fit_fusion("best_agent", opinions, truth, folds)
-    return fitted if fitted.fusion.nll < best.fusion.nll else best
+    alike = isinstance(fitted.fusion, Single) and fitted.fusion.order == getattr(best.fusion, "order", None)
+    return fitted if alike or fitted.fusion.nll < best.fusion.nll else best
 
 
 def fit_all(opinions: Opinions, truth: Truth, folds: Folds) -> dict[str, Fitted]:
@@ -106,10 +113,12 @@ def fit_all(opinions: Opinions, truth: Truth, folds: Folds) -> dict[str, Fitted]
 
 
 def available(columns: tuple[str, ...], n_labels: int) -> tuple[str, ...]:
-    """Names of the policies that can be fitted: all, but for a vote that is not there and numbers that are too many."""
+    """Names of the policies that can be fitted: all, but for those without their agent and of too many numbers."""
     names = dict.fromkeys(POLICIES)
     if neighbour_vote_in(columns) is None:
         del names["neighbour_vote"]
+    if judge_in(columns) is None:
+        del names["judge"]
     for name, most in MOST_NUMBERS.items():
         if len(columns) * n_labels**2 > most:
             del names[name]
@@ -132,6 +141,7 @@ def _fit_auto(opinions: Opinions, truth: Truth, folds: Folds) -> Fitted:
 POLICIES: dict[str, Fit] = {
     "best_agent": fit_best_agent,
     "neighbour_vote": fit_neighbour_vote,
+    "judge": fit_judge,
     "majority": partial(fit_rule, "majority"),
     "mean": partial(fit_rule, "mean"),
     "confidence_weighted": partial(fit_rule, "confidence_weighted"),

@@ -93,14 +93,14 @@ def fit_rule(kind: RuleKind, opinions: Opinions, truth: Truth, folds: Folds) -> 
 class Single(Fusion):
     """One agent decides; where it failed, the next in `order` that answered."""
 
-    kind: Literal["best_agent", "neighbour_vote"]
+    kind: Literal["best_agent", "neighbour_vote", "judge"]
     order: tuple[str, ...]
     """All of `agents`, the one that decides first."""
 
     @property
     def fused_by(self) -> str:
         """In words, for trails."""
-        return f"best agent: {self.order[0]}" if self.kind == "best_agent" else f"neighbour vote: {self.order[0]}"
+        return f"{self.kind.replace('_', ' ')}: {self.order[0]}"
 
     def fused_from(self, answered: Collection[str]) -> str:
         """In words, who decided one case of those who answered, by column."""
@@ -118,7 +118,7 @@ def fit_best_agent(opinions: Opinions, truth: Truth, folds: Folds) -> Fitted:
     """Let the agent of lowest held-out NLL decide; each belief is of the agent chosen on the other folds."""
 
     def chosen(known: Opinions, y: Truth) -> Single:
-        return Single(kind="best_agent", agents=known.columns, order=_ranked(known, y))
+        return Single(kind="best_agent", agents=known.columns, order=ranked(known, y))
 
     beliefs = cross_fit(lambda known, y, asked: chosen(known, y).fuse(asked), opinions, truth, folds)
     return Fitted(chosen(opinions, truth), beliefs)
@@ -139,7 +139,7 @@ def fit_neighbour_vote(opinions: Opinions, truth: Truth, folds: Folds) -> Fitted
             f"There is no neighbour vote among {', '.join(opinions.columns)}.",
             f"Choose another policy, or a panel with a column whose name begins with {VOTES[0]}.",
         )
-    others = tuple(other for other in _ranked(opinions, truth) if other != name)
+    others = tuple(other for other in ranked(opinions, truth) if other != name)
     single = Single(kind="neighbour_vote", agents=opinions.columns, order=(name, *others))
     return Fitted(single, single.fuse(opinions))
 
@@ -155,7 +155,7 @@ def neighbour_vote_in(columns: tuple[str, ...]) -> str | None:
     return next((name for name in reversed(columns) if name.lower().startswith(VOTES)), None)
 
 
-def _ranked(opinions: Opinions, truth: Truth) -> tuple[str, ...]:
+def ranked(opinions: Opinions, truth: Truth) -> tuple[str, ...]:
     """Columns by held-out NLL, the lowest first."""
     prior = prior_of(truth, opinions.n_labels)
     nll = {name: nll_of(row, truth, prior) for name, row in zip(opinions.columns, opinions.probs, strict=True)}

@@ -25,7 +25,8 @@ from secondlook.orchestrator.opinions import Opinions
 from secondlook.orchestrator.policies import POLICIES, PolicyName
 from secondlook.show import print_model
 
-OTHERS = set(POLICIES) - {"auto"}
+OTHERS = set(POLICIES) - {"auto", "judge"}
+"""What a panel without a judge can be fused by."""
 
 
 def test_fit_keeps_every_policy_of_the_last_look_with_its_held_out_nll() -> None:
@@ -101,7 +102,7 @@ def answers(n: int = 120, seed: int = 0) -> tuple[list[Answers], Embedded]:
     return found, Embedded((), np.zeros((n, 1), np.float32), truth, tuple(f"g{i}" for i in range(n)))
 
 
-@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "neighbour_vote"])
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name not in ("neighbour_vote", "judge")])
 def test_a_look_is_decided_by_the_policy_asked_for_or_by_the_best_agent(policy: PolicyName) -> None:
     found, split = answers()
     folds = np.arange(120) % 5
@@ -112,9 +113,10 @@ def test_a_look_is_decided_by_the_policy_asked_for_or_by_the_best_agent(policy: 
         assert fusion.kind == "best_agent"
 
 
-def test_a_look_without_a_neighbour_vote_is_decided_by_the_best_agent() -> None:
+@pytest.mark.parametrize("policy", ["neighbour_vote", "judge"])
+def test_a_look_without_the_agent_that_should_decide_is_decided_by_the_best_one(policy: PolicyName) -> None:
     found, split = answers()
-    fusion = fit_look(found, split, np.ones(120), np.arange(120) % 5, "neighbour_vote").fitted.fusion
+    fusion = fit_look(found, split, np.ones(120), np.arange(120) % 5, policy).fitted.fusion
     assert (fusion.kind, fusion.best_agent) == ("best_agent", "a")
 
 

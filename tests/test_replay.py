@@ -77,7 +77,7 @@ def test_the_truth_of_a_case_changes_no_belief_about_it() -> None:
     answers = recorded()
     outcomes = answers.ask()
     before = beliefs_of(answers, outcomes)
-    assert set(before) == {*POLICIES, "cheap_first"}
+    assert set(before) == {*POLICIES, "cheap_first"} - {"judge"}
     for i in (0, 12):
         truth = answers.truth.copy()
         truth[i] = (truth[i] + 1) % 3
@@ -212,7 +212,8 @@ def test_one_agent_alone_is_asked_alone_and_the_next_only_where_it_failed() -> N
 def test_auto_chooses_among_the_fusions_that_are_fitted_anyway() -> None:
     known = training(recorded())
     assert known.fusion("auto") == fit_fusion("auto", known.opinions, known.truth, known.folds).fusion
-    assert "neighbour_vote" not in fusions_for(("vlm",))
+    assert not {"neighbour_vote", "judge"} & set(fusions_for(("vlm",)))
+    assert "judge" in fusions_for(("vlm", "judge"))
 
 
 # -- figures
