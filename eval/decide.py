@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secondlook.agents.calibration import Calibrator
 from secondlook.agents.case import Task
-from secondlook.agents.prediction import Outcome
+from secondlook.agents.prediction import Outcome, Prediction
 from secondlook.eval.embedded import Embedded
 from secondlook.eval.gate_fit import choose_gates
 from secondlook.eval.held_out import calibrate_all
@@ -85,14 +85,15 @@ def decide(
     }
     opinions = opinions_of([*first, *second])
     step("choosing the threshold")
-    gates, flips = choose_gates(config, looks, typicality, calibration, folds, loss)
+    sent = np.array([any(_asks_again(o) for o in row) for row in zip(*said[1].values(), strict=True)])
+    gates, flips = choose_gates(config, looks, typicality, calibration, folds, loss, sent)
     use_second = config.second_look and flips.saved > 0
     gate = gates[2 if use_second else 1]
     records = track_records((*first, *second), truth, groups, task.labels, rng)
     calibrators: dict[str, dict[int, Calibrator]] = {}
     for a in (*first, *second):
         calibrators.setdefault(a.agent, {})[a.look] = a.calibrator
-    again = ~gates[2].accepts(looks[1].data.trust, typicality, last=False)
+    again = sent | ~gates[2].accepts(looks[1].data.trust, typicality, last=False)
     return Decided(
         calibrators=calibrators,
         fusions={look: cast("AnyFusion", found.fitted.fusion) for look, found in looks.items()},
@@ -113,6 +114,10 @@ def decide(
             opinions_of(first), opinions_of(second), looks[1].fitted.beliefs, truth, groups, again, rng
         ),
     )
+
+
+def _asks_again(outcome: Outcome) -> bool:
+    return isinstance(outcome, Prediction) and outcome.again
 
 
 def _warnings(split: Embedded, config: Config, folds: NDArray[np.intp] | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ def choose_gates(
     split: Embedded,
     folds: NDArray[np.intp] | None,
     loss: Loss,
+    again: NDArray[np.bool_] | None = None,
 ) -> Gates:
     """Choose thresholds and prediction sets, and count what second looks change.
 
@@ -45,7 +47,15 @@ def choose_gates(
     folds : ndarray of shape (N,) or None
         Without folds trust was fitted on the very cases it would be tested on, which proves nothing: no threshold.
     loss : Loss
+    again : ndarray of bool of shape (N,), optional
+        Cases that a judge sends on to the second look, whatever their trust.
     """
+    if again is not None and again.any():
+        # What asks for another look is never accepted at the first, as if it had no trust at all.
+        data = looks[1].data
+        sent = replace(looks[1], data=data._replace(trust=np.where(again, 0.0, data.trust)))
+    else:
+        sent = looks[1]
     gate = Gate(
         target_risk=config.target_risk,
         loss="cost" if loss.graded else "error",
@@ -54,11 +64,11 @@ def choose_gates(
         early_trust=config.early_trust,
     )
     gates: dict[int, Gate] = {}
-    for n, data in ((1, [looks[1].data]), (2, [looks[1].data, looks[2].data])):
+    for n, data in ((1, [looks[1].data]), (2, [sent.data, looks[2].data])):
         gates[n] = gate if folds is None else choose_threshold(gate, data, typicality, split.groups)
-        last = looks[1].fitted.beliefs if n == 1 else final_beliefs(looks[1], looks[2], gates[n], typicality)
+        last = looks[1].fitted.beliefs if n == 1 else final_beliefs(sent, looks[2], gates[n], typicality)
         sets = fit_prediction_sets(
             config.set_method, last, split.truth, config.set_level, per_label=config.set_per_label
         )
         gates[n] = gates[n].model_copy(update={"sets": sets})
-    return Gates(gates, count_flips(looks[1], looks[2], gates[1], typicality, split.truth))
+    return Gates(gates, count_flips(sent, looks[2], gates[1], typicality, split.truth))

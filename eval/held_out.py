@@ -16,6 +16,7 @@ from secondlook.agents.prediction import Failure, Outcome
 from secondlook.orchestrator.evidence import with_evidence
 from secondlook.orchestrator.nodes import Nodes
 from secondlook.orchestrator.panel import ask, column
+from secondlook.orchestrator.statements import hear
 
 Floats = NDArray[np.float64]
 PART = 256
@@ -61,14 +62,25 @@ def poll(nodes: Nodes, cases: Sequence[Case]) -> dict[str, list[Outcome]]:
     dict of str to list of Outcome
         Calibrated, by column, in the order of the cases.
     """
-    again = with_evidence(cases, nodes.embedder, nodes.open_searcher(), nodes.model.config.views)
-    return ask_blocking(nodes.panels[1], cases) | ask_blocking(nodes.panels[2], again)
+    labels = nodes.model.task.labels
+    first = ask_blocking(nodes.panels[1], cases, judge=nodes.judge_agent, labels=labels)
+    again = with_evidence(
+        hear_all(cases, first, labels), nodes.embedder, nodes.open_searcher(), nodes.model.config.views
+    )
+    return first | ask_blocking(nodes.panels[2], again, judge=nodes.judge_agent, labels=labels)
+
+
+def hear_all(cases: Sequence[Case], outcomes: dict[str, list[Outcome]], labels: Sequence[str]) -> list[Case]:
+    """Tell each case what was said of it; see `secondlook.orchestrator.statements.hear`."""
+    return [hear(case, [row[i] for row in outcomes.values()], labels) for i, case in enumerate(cases)]
 
 
 def ask_blocking(
     agents: Sequence[Agent],
     cases: Sequence[Case],
     enrich: Callable[[Sequence[Case]], Sequence[Case]] = lambda part: part,
+    judge: Agent | None = None,
+    labels: Sequence[str] = (),
 ) -> dict[str, list[Outcome]]:
     """Ask a panel from synchronous code, within a running event loop too.
 
@@ -79,6 +91,8 @@ def ask_blocking(
         Asked about `PART` at a time; their pixels are let go of afterwards, so that any number fits into memory.
     enrich : callable
         Gives the cases of a part the evidence of a second look.
+    judge, labels
+        See `secondlook.orchestrator.panel.ask`.
 
     Returns
     -------
@@ -89,7 +103,7 @@ def ask_blocking(
     with start_blocking_portal() as portal:
         for start in range(0, len(cases), PART):
             part = cases[start : start + PART]
-            for name, found in portal.call(ask, agents, enrich(part)).items():
+            for name, found in portal.call(ask, agents, enrich(part), judge, labels).items():
                 answers.setdefault(name, []).extend(found)
             for case in part:
                 case.photo.release()

@@ -34,6 +34,7 @@ REVIEWS = {
     "low_trust": "trust stayed below what the target risk demands",
     "stranger": "resembles nothing the model was fitted on",
     "no_threshold": "no threshold can promise the target risk",
+    "incomplete": "an agent could not be reached, and the promise was measured with it",
     "no_outcome": "no agent could answer",
     "budget": "the budget did not allow the look they needed",
     "unproven": "something has changed since its trust was measured",

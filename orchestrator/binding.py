@@ -34,7 +34,13 @@ def digest_of_arrays(arrays: Mapping[str, NDArray]) -> str:  # type: ignore[type
 
 
 def bind(
-    calibrators: Mapping[str, Mapping[int, Calibrator]], *, encoder: str, prompt: str, arrays: str, index: str | None
+    calibrators: Mapping[str, Mapping[int, Calibrator]],
+    *,
+    encoder: str,
+    prompt: str,
+    arrays: str,
+    index: str | None,
+    language: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, str]:
     """Name what every column is made of.
 
@@ -45,6 +51,10 @@ def bind(
     encoder, prompt, arrays, index : str
         Digests: of the encoder, of the prompts that the arrays were made with, of the fitted arrays (text vectors,
         heads, limits of strangers), and of the index by its manifest, None where there is none.
+
+    language : mapping, optional
+        Of the agents that are language models, by name: the digest of each part of theirs (model, prompt), which stand
+        in place of encoder, prompt and arrays.
 
     Returns
     -------
@@ -60,7 +70,8 @@ def bind(
     found = {}
     for agent, looks in calibrators.items():
         for look, calibrator in looks.items():
-            parts = {"encoder": encoder_stem(encoder), "prompt": prompt[:16], "arrays": arrays}
+            own = (language or {}).get(agent)
+            parts = dict(own or {"encoder": encoder_stem(encoder), "prompt": prompt[:16], "arrays": arrays})
             if look > 1:
                 parts["index"] = index or NOTHING
             parts["calibrator"] = digest_of(calibrator)

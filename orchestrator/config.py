@@ -7,10 +7,10 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from secondlook.agents.case import Frozen
+from secondlook.agents.cost import Budget
 from secondlook.agents.encoder import EncoderSpec
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.photo import VIEWS
-from secondlook.agents.cost import Budget
 from secondlook.orchestrator.policies import PolicyName
 from secondlook.orchestrator.prediction_set import Method
 

@@ -27,6 +27,7 @@ from secondlook.orchestrator.gate import Gate
 from secondlook.orchestrator.ledger import TRACK_FILE, carried
 from secondlook.orchestrator.policies import AnyFusion
 from secondlook.orchestrator.shared_errors import SharedErrors
+from secondlook.orchestrator.shown_record import ShownRecord
 from secondlook.orchestrator.track_record import FlipLedger, TrackRecord
 from secondlook.orchestrator.trust_model import Trust
 from secondlook.orchestrator.yardstick import Yardstick
@@ -69,6 +70,8 @@ class Model(Frozen):
     """Of each two agents, on held-out cases."""
     ledger: FlipLedger
     records: tuple[TrackRecord, ...]
+    shown: tuple[ShownRecord, ...] = ()
+    """What a judge is shown of the agents, where there is one that is."""
     notes: tuple[str, ...] = ()
     """What fit decided, in sentences."""
     bindings: dict[str, str] = Field(default_factory=dict)

@@ -61,6 +61,8 @@ def judge(
     may_look_again: bool,
     loss: Loss | None = None,
     hold: Hold | None = None,
+    again: NDArray[np.bool_] | None = None,
+    incomplete: NDArray[np.bool_] | None = None,
 ) -> Judgement:
     """Fuse, trust, decide.
 
@@ -78,6 +80,11 @@ def judge(
         The task's costs, which choose the label; by default the most probable one is taken.
     hold : Hold, optional
         Sends to review, for its reason, whatever would be accepted.
+    again : ndarray of bool of shape (N,), optional
+        Cases that the judge asks to be looked at again; they are, whatever their trust, while a look is left.
+    incomplete : ndarray of bool of shape (N,), optional
+        Cases of which an agent could not be reached. The threshold was tested on complete panels, so they are not
+        accepted: they are looked at again, or reviewed.
     """
     belief = fusion.fuse(opinions)
     # A stranger cannot be told without an embedding, so nothing is believed of such a case.
@@ -88,10 +95,14 @@ def judge(
     unknown = labels == UNKNOWN
     strangers = gate.strangers(typical)
     accepted = gate.accepts(scores, typical, last=not may_look_again) & ~unknown
+    if again is not None and may_look_again:
+        accepted &= ~again
     decisions: list[Decision] = []
     reasons: list[Reason] = []
     for i in range(len(belief)):
         reason = _reason(bool(unknown[i]), bool(strangers[i]), bool(accepted[i]), gate)
+        if reason == "trusted" and incomplete is not None and incomplete[i]:
+            reason = "incomplete"
         if reason == "trusted" and hold is not None:
             reasons.append(hold.reason)
             decisions.append("review")
@@ -152,6 +163,8 @@ def explain(
             return f"Trust {trust:.{digits}f} reaches the {least:.{digits}f} that holds {gate.promise}."
         case "budget" if math.isnan(trust):
             return f"To look at it at all is beyond the budget ({refused})."
+        case "low_trust" | "budget" if least is not None and trust >= least:
+            return f"The judge asks for another look, at trust {trust:.{digits}f}{after}."
         case "low_trust" | "budget":
             return f"Trust {trust:.{digits}f} is below the {least:.{digits}f} that is needed{after}."
         case "no_threshold":
@@ -162,6 +175,8 @@ def explain(
                 f"Unlike what the model was fitted on: only {typicality:.1%} of its own held-out images are as unusual "
                 f"(limit {gate.stranger_limit:.1%}){after}."
             )
+        case "incomplete":
+            return f"Trust {trust:.{digits}f} would be accepted, were the panel complete{after}."
         case "no_outcome":
             return f"No agent could answer: {because or 'the image has no embedding.'}"
         case "unproven" | "drift":

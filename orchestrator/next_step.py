@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.agents.errors import ConfigError
 from secondlook.agents.cost import Prices
+from secondlook.agents.errors import ConfigError
 from secondlook.orchestrator.fusion import Folds, Truth, cross_fit, prior_of
 from secondlook.orchestrator.gain import (
     Band,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from secondlook.agents.base import Agent
 from secondlook.agents.case import Case, Evidence
+from secondlook.agents.cost import Cost
 from secondlook.agents.embedder import Embedder
 from secondlook.agents.errors import ImageError, RetrievalError
-from secondlook.agents.prediction import Failure, Outcome
+from secondlook.agents.prediction import Failure, Outcome, Prediction
 from secondlook.orchestrator.evidence import with_evidence
 from secondlook.orchestrator.fitted import Arrays, Model
 from secondlook.orchestrator.gate import Gate
@@ -20,8 +21,12 @@ from secondlook.orchestrator.judgement import Decision, Hold, Judgement, explain
 from secondlook.orchestrator.loss import UNKNOWN, Loss
 from secondlook.orchestrator.panel import ask, cost_of, opinion, stack
 from secondlook.orchestrator.spending import Spending
-from secondlook.orchestrator.verdict import LookTrail, Reason, Verdict
+from secondlook.orchestrator.statements import hear
+from secondlook.orchestrator.verdict import LookTrail, Opinion, Reason, Verdict
 from secondlook.retrieval.search import Searcher
+
+MOST_ERROR = 160
+"""Characters of an agent's error that a verdict repeats in its reason; the trail has it whole."""
 
 
 class State(TypedDict):
@@ -65,6 +70,8 @@ class Nodes:
         Returns the one Searcher; called when it is first needed, since opening an index takes a second.
     looks : int
         1 where second looks are off, 2 where they are on.
+    judge : Agent, optional
+        A calibrated agent that hears what the others say; asked last, at every look.
     hold : callable
         Returns for a look why nothing is accepted at it for the time being; None where there is no reason.
     spending : Spending
@@ -78,10 +85,12 @@ class Nodes:
     open_searcher: Callable[[], Searcher]
     looks: int = 2
     hold: Callable[[int], Hold | None] = lambda look: None
+    judge_agent: Agent | None = None
     spending: Spending = field(init=False)
 
     def __post_init__(self) -> None:
-        costs = {look: cost_of(agents, look) for look, agents in self.panels.items()}
+        judges = [self.judge_agent] if self.judge_agent else []
+        costs = {look: cost_of([*agents, *judges], look) for look, agents in self.panels.items()}
         object.__setattr__(self, "spending", Spending(self.model.config.budget, costs))
 
     @property
@@ -110,7 +119,8 @@ class Nodes:
     async def ask(self, state: State) -> dict[str, object]:
         """Ask this look's panel about the pending cases."""
         pending = state["pending"]
-        answers = await ask(self.panels[state["look"]], [state["cases"][i] for i in pending])
+        asking = [state["cases"][i] for i in pending]
+        answers = await ask(self.panels[state["look"]], asking, self.judge_agent, self.model.task.labels)
         outcomes = dict(state["outcomes"])
         for position, i in enumerate(pending):
             outcomes[i] = outcomes.get(i, {}) | {name: row[position] for name, row in answers.items()}
@@ -133,6 +143,8 @@ class Nodes:
             may_look_again=look < self.looks,
             loss=Loss(costs=self.model.task.costs),
             hold=(held := self.hold(look)),
+            incomplete=np.array([any(map(_unreached, state["outcomes"][i].values())) for i in pending]),
+            again=np.array([_asks_again(state["outcomes"][i].values(), look) for i in pending]),
         )
         sets = self.gate.sets.of(found.belief)
         trails, verdicts, left = dict(state["trails"]), dict(state["verdicts"]), []
@@ -158,7 +170,7 @@ class Nodes:
             # The vote then reports a failure for these cases; the others still look at the views.
             again = [case.model_copy(update={"evidence": Evidence(views=views)}) for case in asking]
         for i, case in zip(pending, again, strict=True):
-            cases[i] = case
+            cases[i] = hear(case, list(state["outcomes"][i].values()), self.model.task.labels)
         return {"cases": tuple(cases), "look": state["look"] + 1}
 
     def _afford(self, decision: Decision, reason: Reason, look: int) -> Decided:
@@ -167,7 +179,7 @@ class Nodes:
         if not refused:
             return Decided(decision, reason)
         # A stranger, or a case without a threshold, would have gone to review after another look too.
-        return Decided("review", "budget" if reason == "low_trust" else reason, refused)
+        return Decided("review", "budget" if reason in ("low_trust", "incomplete") else reason, refused)
 
     def _trail(
         self, state: State, i: int, look: int, found: Judgement, row: int, decided: Decided, held: Hold | None
@@ -182,6 +194,7 @@ class Nodes:
         if not known:
             because = "; ".join(dict.fromkeys(o.error for o in opinions if o.error))
         trust, least = float(found.trust[row]), gate.least_trust(last=look == self.looks)
+        why = explain(reason, decision, gate, least, trust, state["typicality"][i], because, refused)
         return LookTrail(
             look=look,
             opinions=opinions,
@@ -191,7 +204,7 @@ class Nodes:
             trust=trust if known else None,
             threshold=least,
             decision=decision,
-            why=explain(reason, decision, gate, least, trust, state["typicality"][i], because, refused),
+            why=f"{why} {_absent(opinions)}".strip() if known else why,
         )
 
     def _unseen(self, refused: str) -> LookTrail:
@@ -224,8 +237,27 @@ class Nodes:
             typicality=None if np.isnan(typicality) else typicality,
             looks=trail,
             evidence=case.evidence.neighbours if case.evidence else (),
+            cost=sum((outcome.cost for outcome in state["outcomes"].get(i, {}).values()), Cost()),
             model=self.model.digest,
         )
+
+
+def _asks_again(outcomes: Iterable[Outcome], look: int) -> bool:
+    return any(isinstance(o, Prediction) and o.again for o in outcomes if o.look == look)
+
+
+def _unreached(outcome: Outcome) -> bool:
+    """Whether an agent failed for a reason that has nothing to do with the case."""
+    return isinstance(outcome, Failure) and outcome.retry_after_s is not None
+
+
+def _absent(opinions: Sequence[Opinion]) -> str:
+    """Say which agents the belief had to do without, and why; empty where all answered."""
+    silent = {o.agent: o.error for o in opinions if o.error}
+    if not silent:
+        return ""
+    told = "; ".join(f"{agent} ({error[:MOST_ERROR].rstrip('.')})" for agent, error in silent.items())
+    return f"Judged without {told}."
 
 
 def _digest(case: Case) -> str | None:

@@ -9,10 +9,11 @@ import numpy as np
 
 from secondlook.agents.base import Agent
 from secondlook.agents.case import Case
+from secondlook.agents.cost import Cost
 from secondlook.agents.errors import AgentError
 from secondlook.agents.prediction import Failure, Outcome
-from secondlook.agents.cost import Cost
 from secondlook.orchestrator.opinions import Opinions
+from secondlook.orchestrator.statements import hear
 from secondlook.orchestrator.verdict import Opinion
 
 Outcomes = Mapping[str, Sequence[Outcome]]
@@ -34,8 +35,10 @@ def cost_of(agents: Sequence[Agent], look: int) -> Cost:
     return sum((Cost(**each) for each in declared), Cost(looks=float(look > 1)))
 
 
-async def ask(agents: Sequence[Agent], cases: Sequence[Case]) -> dict[str, list[Outcome]]:
-    """Ask every agent of a panel at the same time; outcomes in panel order.
+async def ask(
+    agents: Sequence[Agent], cases: Sequence[Case], judge: Agent | None = None, labels: Sequence[str] = ()
+) -> dict[str, list[Outcome]]:
+    """Ask every agent of a panel at the same time, then the judge, who hears what they said; outcomes in panel order.
 
     An agent that raises an `AgentError` has failed for the whole batch; any other error is a bug and propagates.
 
@@ -44,6 +47,10 @@ async def ask(agents: Sequence[Agent], cases: Sequence[Case]) -> dict[str, list[
     agents : sequence of Agent
     cases : sequence of Case
         All of one look.
+    judge : Agent, optional
+        Its outcomes come last.
+    labels : sequence of str
+        The task's K labels, in which the judge is told what the others said.
 
     Returns
     -------
@@ -79,6 +86,9 @@ async def ask(agents: Sequence[Agent], cases: Sequence[Case]) -> dict[str, list[
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from None
         raise
+    if judge is not None:
+        heard = [hear(case, [row[i] for row in answers.values()], labels) for i, case in enumerate(cases)]
+        answers |= await ask([judge], heard)
     return answers
 
 
@@ -106,4 +116,5 @@ def opinion(outcome: Outcome, labels: Sequence[str]) -> Opinion:
         label=labels[top],
         confidence=outcome.scores[top],
         probs=outcome.scores,
+        reason=outcome.reason,
     )

@@ -9,8 +9,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from secondlook.agents.case import Frozen
-from secondlook.agents.errors import ConfigError
 from secondlook.agents.cost import Cost
+from secondlook.agents.errors import ConfigError
 
 PAIRED = 6
 """Steps left at most for which pairs are looked at: of more there would be too many to measure."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from secondlook.agents.case import Frozen, Neighbour
+from secondlook.agents.cost import Cost
 
 Action = Literal["accept", "review"]
 """``accept``: use the label. ``review``: ask a human."""
 
-Reason = Literal["trusted", "low_trust", "stranger", "no_threshold", "no_outcome", "budget", "unproven", "drift"]
+Reason = Literal[
+    "trusted", "low_trust", "stranger", "no_threshold", "no_outcome", "budget", "incomplete", "unproven", "drift"
+]
 """Why the gate decided as it did.
 
 - ``trusted``: trust reached the threshold that holds the target risk
@@ -18,6 +21,7 @@ Reason = Literal["trusted", "low_trust", "stranger", "no_threshold", "no_outcome
 - ``no_threshold``: no threshold can promise the target risk, so nothing is accepted
 - ``no_outcome``: no agent could answer, an unreadable image for instance
 - ``budget``: trust did not reach the threshold, and the budget does not allow the look that was left
+- ``incomplete``: trusted by its number, but an agent could not be reached, and the promise was measured with it
 - ``unproven``: trusted by its number, but an agent, prompt, index or calibrator has changed since it was measured
 - ``drift``: trusted by its number, but what is measured has moved away from what the model was fitted on
 """
@@ -33,6 +37,8 @@ class Opinion(Frozen):
     """Calibrated probability of `label`."""
     probs: tuple[float, ...] | None = None
     """Calibrated distribution over the task's K labels."""
+    reason: str = ""
+    """Why, in the agent's own words; text of a model, to be escaped wherever it is shown."""
     error: str | None = None
     """Set where the agent failed; label, confidence and probs are then None."""
 
@@ -81,6 +87,8 @@ class Verdict(Frozen):
     """Share of held-out own images that are at least as unusual as this one, 0 to 1; low for strangers."""
     looks: tuple[LookTrail, ...]
     evidence: tuple[Neighbour, ...] = ()
+    cost: Cost = Cost()
+    """What the agents' answers took, as measured; nothing for what came from a cache."""
     model: str
     """Digest of the model folder that judged."""
 
