@@ -6,7 +6,7 @@ DONE := $(VENV)/.done
 ROOMS := orchestrator agents retrieval prompts eval
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench clean
+.PHONY: help setup demo test slow lint types bench clean
 
 help: ## Show what can be made.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,7 +28,10 @@ demo: $(DONE) ## Render leaves, fit, evaluate and write demo-run/report.html.
 
 test: $(DONE) ## Run the tests (under 5 minutes).
 	@echo "Running the tests ..."
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+slow: $(DONE) ## Run the tests that look long for what is rare (about 5 minutes).
+	@$(BIN)/python -m pytest -m slow
 
 # The rooms as they are installed, for tools that look for packages on disk.
 link_rooms = rm -rf .typecheck && mkdir -p .typecheck/secondlook \
