@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from secondlook.agents.case import Case
+from secondlook.agents.cost import Cost
 from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, Encoder
 from secondlook.agents.errors import ConfigError
@@ -229,7 +230,17 @@ def measure(run: RunFolder, pipeline: Pipeline, rows: Sequence[LabelledCase], pr
             case.photo.release()
         progress("comparing", min(start + POLLED, len(cases)), len(cases))
     rng = np.random.default_rng(model.config.seed)
-    return summarise(scored, model, stack(outcomes, columns, len(model.task.labels)), rng)
+    figures = summarise(scored, model, stack(outcomes, columns, len(model.task.labels)), rng)
+    return figures | cost_figures([row.cost for row in run.rows()])
+
+
+def cost_figures(costs: Sequence[Cost]) -> Metrics:
+    """Say what language models took, each image on average; empty where none was asked."""
+    spent = sum(costs, Cost())
+    if spent == Cost():
+        return {}
+    kinds = ("vlm_calls", "llm_calls", "seconds", "usd")
+    return {f"cost/{kind}_per_image": getattr(spent, kind) / len(costs) for kind in kinds}
 
 
 def _judge_strangers(
