@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Annotated, cast
+from typing import Annotated
 
 from pydantic import Field
 
@@ -86,19 +86,30 @@ class Limits(Frozen):
     seconds: Limit = None
     usd: Limit = None
 
-    def exceeded(self, cost: Cost) -> str:
+    def exceeded(self, cost: Cost, spent: Cost | None = None) -> str:
         """Say which limits a cost would exceed, with the numbers; the empty string where it fits.
+
+        Parameters
+        ----------
+        cost : Cost
+        spent : Cost, optional
+            What was spent before. Where that is over a limit already, a cost that adds nothing of the kind still fits.
 
         Examples
         --------
-        >>> Limits(calls=3, usd=0.5).exceeded(Cost(vlm_calls=2, llm_calls=2, usd=0.5))
+        >>> limits = Limits(calls=3, usd=0.5)
+        >>> limits.exceeded(Cost(vlm_calls=2, llm_calls=2, usd=0.5))
         'calls 4 of 3'
+        >>> limits.exceeded(Cost(vlm_calls=1), spent=Cost(usd=0.6))
+        ''
         """
-        wanted = {kind: (cast("float", getattr(cost, kind)), getattr(self, kind)) for kind in Limits.model_fields}
+        before = spent or Cost()
+        after = before + cost
+        wanted = {kind: (getattr(before, kind), getattr(after, kind)) for kind in Limits.model_fields}
         return ", ".join(
             f"{kind} {amount:.4g} of {limit:.4g}"
-            for kind, (amount, limit) in wanted.items()
-            if limit is not None and amount > limit * (1 + ROUNDING)
+            for kind, (was, amount) in wanted.items()
+            if (limit := getattr(self, kind)) is not None and amount > limit * (1 + ROUNDING) and amount > was
         )
 
     def fit(self, cost: Cost) -> bool:
@@ -117,7 +128,8 @@ class Purse:
     """What has been spent of a limit. Any number of threads may share one.
 
     Ask before the spend: `spend` takes the cost and says True, or takes nothing and says False, so that what is spent
-    never exceeds the limit.
+    never exceeds the limit. Where a cost is known only afterwards, `spend` its estimate and `settle` it later; what was
+    measured counts even where it is over the limit, and then refuses what comes next.
 
     Parameters
     ----------
@@ -125,6 +137,8 @@ class Purse:
         Of this purse.
     inside : Purse, optional
         A purse that everything spent here is also spent from, as a case's purse is inside its run's.
+    scope : str
+        What the limits are for, put behind the numbers of a refusal: `a case`, `a run`.
 
     Examples
     --------
@@ -135,11 +149,15 @@ class Purse:
     [True, True, False]
     >>> case.left.calls, run.left.calls, case.refusal(call)
     (0.0, 1.0, 'calls 3 of 2')
+    >>> case.settle(estimate=call, actual=Cost())
+    >>> case.left.calls, run.left.calls
+    (1.0, 2.0)
     """
 
-    def __init__(self, limits: Limits, inside: Purse | None = None) -> None:
+    def __init__(self, limits: Limits, inside: Purse | None = None, scope: str = "") -> None:
         self.limits = limits
         self._inside = inside
+        self._scope = scope
         self._spent = Cost()
         self._lock = threading.Lock()
 
@@ -161,15 +179,55 @@ class Purse:
 
     def refusal(self, cost: Cost) -> str:
         """Say which limits a cost would exceed now, of this purse or of the one around it; empty where it fits."""
-        refused = self.limits.exceeded(self._spent + cost)
-        return refused or (self._inside.refusal(cost) if self._inside else "")
+        return self._exceeded(cost) or (self._inside.refusal(cost) if self._inside else "")
 
     def spend(self, cost: Cost) -> bool:
         """Take a cost out of this purse and those around it, or nothing out of any."""
+        return not self.pay(cost)
+
+    def pay(self, cost: Cost) -> str:
+        """Spend, and where nothing was taken say why, as `refusal` does."""
         # Locks are always taken from the inner purse to the outer one, so two spenders cannot wait for each other.
         with self._lock:
-            after = self._spent + cost
-            if not self.limits.fit(after) or (self._inside and not self._inside.spend(cost)):
-                return False
-            self._spent = after
-            return True
+            refused = self._exceeded(cost) or (self._inside.pay(cost) if self._inside else "")
+            if not refused:
+                self._spent += cost
+            return refused
+
+    def settle(self, estimate: Cost, actual: Cost) -> None:
+        """Put back what was spent as an estimate, and take what it really was, here and in those around."""
+        with self._lock:
+            if self._inside:
+                self._inside.settle(estimate, actual)
+            paid = {k: getattr(self._spent, k) - getattr(estimate, k) + getattr(actual, k) for k in Cost.model_fields}
+            self._spent = Cost(**{kind: max(0.0, amount) for kind, amount in paid.items()})
+
+    def _exceeded(self, cost: Cost) -> str:
+        refused = self.limits.exceeded(cost, self._spent)
+        return f"{refused} {self._scope}" if refused and self._scope else refused
+
+
+class Account:
+    """The purse of a run, and in it one for each of its cases. Any number of agents and threads may share one.
+
+    Parameters
+    ----------
+    budget : Budget
+
+    Examples
+    --------
+    >>> account = Account(Budget(per_case=Limits(calls=2), per_run=Limits(calls=3)))
+    >>> [account.purse(case).pay(Cost(vlm_calls=1)) for case in ("a", "a", "a", "b", "b")]
+    ['', '', 'calls 3 of 2 a case', '', 'calls 4 of 3 a run']
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.run = Purse(budget.per_run, scope="a run")
+        self._per_case = budget.per_case
+        self._cases: dict[str, Purse] = {}
+
+    def purse(self, case: str) -> Purse:
+        """Return the purse of a case by its id; the run's own where cases have no limits."""
+        if self._per_case == Limits():
+            return self.run
+        return self._cases.setdefault(case, Purse(self._per_case, inside=self.run, scope="a case"))
