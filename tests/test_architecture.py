@@ -21,7 +21,16 @@ HEAVY = ("torch", "chromadb", "langgraph", "openai", "transformers", "sklearn", 
 TRAINING = ("train_leaf_tiny", "check_leaf_tiny", "leaf_recipe", "leaf_augment", "leaf_pool", "leaf_texts")
 """Files that make the packaged weights; nothing that a user runs imports them."""
 OWNERS = {
-    "torch": {"agents/encoder.py", "agents/embedder.py", "agents/fakes.py", "secondlook/doctor.py"},
+    "torch": {
+        "agents/encoder.py",
+        "agents/embedder.py",
+        "agents/fakes.py",
+        "agents/label_likelihoods.py",
+        "agents/lora.py",
+        "agents/qwen_model.py",
+        "agents/qwen_vl.py",
+        "secondlook/doctor.py",
+    },
     "open_clip": {"agents/encoder.py"},
     "chromadb": {"retrieval/chroma.py"},
     "langgraph": {"orchestrator/graph.py"},
