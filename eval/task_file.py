@@ -17,8 +17,9 @@ MAX_BYTES = 2**20
 """Largest file of descriptions or templates, in bytes."""
 MOST = 1e9
 """Largest cost of an error."""
-KEYS = ("labels", "negatives", "costs")
+KEYS = ("labels", "negatives", "costs", "aliases")
 COSTS_FORM = "Write `costs: {TRUTH: {LABEL: cost}}`: what it costs to call a TRUTH a LABEL; 1 where it is not said."
+ALIASES_FORM = "Write `aliases: {LABEL: [another word for it, ...]}`; put words such as yes and 1.50 in quotes."
 FORM = "Write it as `labels: {LABEL: [a description, ...]}`, and if need be `negatives: [what the images are not]`."
 
 
@@ -29,9 +30,10 @@ def read_task(labels: Sequence[str], descriptions: Path | None) -> Task:
     ----------
     labels : sequence of str
     descriptions : Path, optional
-        YAML with `labels`, a list of descriptions per label, and optionally `negatives` and `costs`; with `costs` the
-        labels may be left out. Without one, the packaged descriptions are taken where they know every label, else
-        each label is described by its name.
+        YAML with `labels`, a list of descriptions per label, and optionally `negatives`, `costs` and `aliases`, the
+        other words for a label that a model may reply with; with one of the last two the labels may be left out.
+        Without a file, the packaged descriptions are taken where they know every label, else each label is described
+        by its name.
 
     Raises
     ------
@@ -41,7 +43,8 @@ def read_task(labels: Sequence[str], descriptions: Path | None) -> Task:
     found = _read_yaml(descriptions)
     known = found.get("labels") if isinstance(found, dict) else None
     costs = _costs(found.get("costs"), labels, f"{descriptions}: costs") if isinstance(found, dict) else None
-    if costs and known is None:
+    aliases = _aliases(found.get("aliases"), f"{descriptions}: aliases") if isinstance(found, dict) else {}
+    if (costs or aliases) and known is None:
         known = {label: [] for label in labels}
     if not isinstance(known, dict) or not known:
         raise ConfigError(f"{descriptions} has no `labels:` with a list per label.", FORM)
@@ -55,7 +58,7 @@ def read_task(labels: Sequence[str], descriptions: Path | None) -> Task:
         phrases = {label: phrases[label] for label in labels}
     negatives = _texts(found.get("negatives") or [], f"{descriptions}: negatives")
     try:
-        return Task(labels=tuple(labels), phrases=phrases, negatives=negatives, costs=costs)
+        return Task(labels=tuple(labels), phrases=phrases, negatives=negatives, costs=costs, aliases=aliases)
     except ConfigError as error:
         raise ConfigError(f"{descriptions}: {error.what}", error.remedy) from None
 
@@ -93,10 +96,21 @@ def _read_yaml(descriptions: Path | None) -> Any:
         raise ConfigError(f"The descriptions {descriptions} are not YAML: {what}.", FORM) from error
 
 
-def _texts(found: object, where: str) -> tuple[str, ...]:
-    if not isinstance(found, list) or not all(isinstance(text, str | int | float) for text in found):
-        raise ConfigError(f"{where} is not a list of texts.", FORM)
+def _texts(found: object, where: str, form: str = FORM) -> tuple[str, ...]:
+    # Not bool: YAML reads `no` as false, which would become the word "False", and nobody wrote that.
+    if not isinstance(found, list) or not all(type(text) in (str, int, float) for text in found):
+        raise ConfigError(f"{where} is not a list of texts.", form)
     return tuple(str(text) for text in found)
+
+
+def _aliases(found: object, where: str) -> dict[str, tuple[str, ...]]:
+    """Read the other words for labels; `Task` checks that there are such labels, and no word stands for two."""
+    if not isinstance(found, dict | None):
+        raise ConfigError(f"{where} is not a table of words by label.", ALIASES_FORM)
+    words = {label: _texts(each, f"{where}: {label}", ALIASES_FORM) for label, each in (found or {}).items()}
+    if blank := [str(label) for label, each in words.items() if not all(map(str.strip, each))]:
+        raise ConfigError(f"{where}: {blank[0]} has an empty word.", ALIASES_FORM)
+    return {str(label): tuple(map(str.strip, each)) for label, each in words.items()}
 
 
 def _costs(found: object, labels: Sequence[str], where: str) -> tuple[tuple[float, ...], ...] | None:
