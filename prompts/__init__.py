@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,7 +51,7 @@ class Prompt(NamedTuple):
         import jinja2
 
         try:
-            return _environment().from_string(self.text).render(**values).strip()
+            return _template(self.text).render(**values).strip()
         except (jinja2.TemplateError, TypeError, ArithmeticError) as error:
             raise ValueError(f"the prompt cannot be rendered: {error}") from error
 
@@ -83,6 +83,11 @@ def data(text: object, most: int = MOST_CHARACTERS) -> str:
     # Characters that change how a line reads, such as those for writing from right to left, are escaped too.
     quoted = json.dumps(whole if len(whole) <= most else f"{whole[:most]}...", ensure_ascii=False)
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in quoted)
+
+
+@lru_cache(maxsize=64)
+def _template(text: str) -> jinja2.Template:
+    return _environment().from_string(text)
 
 
 @cache
