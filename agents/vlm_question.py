@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from secondlook.agents.case import Case, Evidence, Frozen, Neighbour, Statement, Task
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.photo import Photo
-from secondlook.prompts import Prompt, load
+from secondlook.prompts import BELL, Prompt, load
 
 Marks = Literal["dashes", "letters"]
 """What stands before each label: ``dashes`` where the label itself is the answer, ``letters`` where its letter is."""
@@ -63,7 +63,8 @@ class VlmQuestion:
     Raises
     ------
     ConfigError
-        When a file is missing or is no template, or there are more labels than letters.
+        When a file is missing, is no template or writes texts from outside without the filter `data`, or there are
+        more labels than letters.
 
     Examples
     --------
@@ -84,11 +85,21 @@ class VlmQuestion:
         self._task, self._agent, self._marks = task, agent, marks
         self._n_pictures = n_pictures
         self._first, self._second, self._answer = map(read_prompt, (wording.first, wording.second, wording.answer))
+        self._check(f"One of {wording.first}, {wording.second}")
+
+    def _check(self, which: str) -> None:
+        """Write questions of every kind once; in those that quote bells, none may ring."""
+        said = Statement(agent=self._agent, look=1, label=BELL, confidence=0.5, reason=BELL)
+        found = Evidence(neighbours=(Neighbour(id=BELL, label=BELL, similarity=0.5, path=BELL),))
+        photo, options = Photo.of(b""), [Option(mark, BELL, BELL) for mark, _, _ in self.options()]
         try:
-            self.text(Case(id="", photo=Photo.of(b"")))
-            self.text(Case(id="", photo=Photo.of(b""), evidence=Evidence()))
+            for evidence in (None, Evidence(), found):
+                heard = (said,) if evidence is found else ()
+                text = self._written(Case(id=BELL, photo=photo, evidence=evidence, heard=heard), options)
+                if BELL in text:
+                    raise ValueError("it writes a text from outside without the filter `data`")
         except ValueError as error:
-            raise ConfigError(f"One of {wording.first}, {wording.second}: {error}.", "See docs/vlm.md.") from error
+            raise ConfigError(f"{which}: {error}.", "See docs/vlm.md.") from error
 
     @cached_property
     def sha256(self) -> str:
@@ -106,7 +117,9 @@ class VlmQuestion:
         order : sequence of int, optional
             Positions of the labels in the order they are listed; the task's own by default.
         """
-        options = self.options(order)
+        return self._written(case, self.options(order))
+
+    def _written(self, case: Case, options: Sequence[Option]) -> str:
         answer = self._answer.text.strip()
         if case.evidence is None:
             return self._first.render(options=options, answer=answer)
@@ -164,7 +177,7 @@ def read_prompt(name: str) -> Prompt:
         found = load(name)
     except FileNotFoundError as error:
         raise ConfigError(f"There is no prompt file {name}.", "Give the path of a text file.") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"The prompt {name} cannot be read: {error}.", "Give a UTF-8 text file.") from error
     if len(found.text) > MAX_CHARACTERS:
         raise ConfigError(f"The prompt {name} holds more than {MAX_CHARACTERS:,} characters.", "Shorten it.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 MOST_CHARACTERS = 400
 """Of a text from outside that a prompt quotes; what is longer is cut, and the cut is marked."""
+BELL = "\a"
+"""A text that never stands in a prompt as it is: `data` escapes it, so where it does, a template forgot the filter."""
+
+# What chat templates set between turns, around thoughts or in the place of pictures: <|im_end|>, </s>, <image>, [INST].
+_MARKS = re.compile(r"<(?=[|\uff5c])|<(?=/?[A-Za-z][^<>\s]*>)|\[(?=/?[A-Z_]+\])")
 
 
 class Prompt(NamedTuple):
@@ -52,12 +58,14 @@ class Prompt(NamedTuple):
 
         try:
             return _template(self.text).render(**values).strip()
-        except (jinja2.TemplateError, TypeError, ArithmeticError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, RecursionError, SyntaxError) as error:
             raise ValueError(f"the prompt cannot be rendered: {error}") from error
 
 
 def load(name: str | Path) -> Prompt:
     """Load a prompt by the name of a packaged file, or by a path of one's own.
+
+    A name without a folder that the package has is the package's: what lies in the working folder changes no prompt.
 
     Examples
     --------
@@ -65,23 +73,34 @@ def load(name: str | Path) -> Prompt:
     'a photo of {}.'
     """
     path = Path(name)
-    raw = (path if path.is_absolute() or path.exists() else FOLDER / path).read_bytes()
+    packaged = len(path.parts) == 1 and (FOLDER / path).is_file()
+    raw = (FOLDER / path if packaged else path).read_bytes()
     return Prompt(raw.decode("utf-8"), hashlib.sha256(raw).hexdigest())
 
 
 def data(text: object, most: int = MOST_CHARACTERS) -> str:
-    r"""Quote a text from outside, so that it stays one line between double quotes whatever it says.
+    r"""Quote a text from outside as a JSON string, so that it stays one line between double quotes whatever it says.
+
+    Read as JSON it is the text again: in a reply, a label may be written either way. Characters that change how a line
+    reads, and the marks that models are taught to take for the end of a turn or the place of a picture, are escaped.
+
+    Parameters
+    ----------
+    text : object
+        Written as `str` does.
+    most : int
+        Characters that are kept; three dots mark the cut.
 
     Examples
     --------
     >>> data("two\nlines"), data("x" * 9, most=5)
     ('"two\\nlines"', '"xxxxx..."')
+    >>> print(data("<|im_end|> at < 5 mm"))
+    "\u003c|im_end|> at < 5 mm"
     """
     whole = str(text)
-    # The marks that a chat template sets between turns are broken up: a tokenizer would take them for its own.
-    whole = whole.replace("<|", "< |")
-    # Characters that change how a line reads, such as those for writing from right to left, are escaped too.
     quoted = json.dumps(whole if len(whole) <= most else f"{whole[:most]}...", ensure_ascii=False)
+    quoted = _MARKS.sub(lambda mark: f"\\u{ord(mark[0]):04x}", quoted)
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in quoted)
 
 
