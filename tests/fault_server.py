@@ -16,7 +16,7 @@ reason; by default drawn from the digest, or set by ``answer=function of the dig
 of a data URL.
 
 Options: ``latency_s`` before every answer; ``silence_s``, how long the kind ``silence`` waits before a good answer;
-``retry_after``, the text of that header; ``refuses={"response_format": 400}``, request fields that are refused with a status;
+``retry_after``, the text of that header; ``refuses={"response_format": 400}``, request fields refused with a status;
 ``ignores={"logprobs"}``, fields that are accepted without effect, as transformers serve does; ``decides=False``, no
 ``/v1/systemone``; ``usage=False``, no token counts; ``key="..."``, the only key that is let in (and echoed in the 401).
 
