@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 from secondlook.agents.errors import ConfigError
 
+EMBEDDED = "leaf-tiny-vl"
+"""The one that ships with the package."""
 FILES = ("*.json", "*.jinja", "*.txt", "*.safetensors")
 """What of a published model is fetched, and what its digest is taken of: never code, never a pickle."""
 
 
 def folder_of(model: str) -> Path:
-    """Return the folder of a model: itself, or that of a hub id, which is fetched where it is not there yet.
+    """Return the folder of a model: itself, the packaged one's, or that of a hub id, which is fetched where needed.
 
     Raises
     ------
     ConfigError
         When it is neither a folder with a config.json nor a hub id that can be had.
     """
-    path = Path(model)
+    path = Path(str(files("secondlook") / "assets" / EMBEDDED)) if model == EMBEDDED else Path(model)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigError(f"{path} holds no config.json.", "Give a folder as transformers saves it, or a hub id.")

@@ -126,11 +126,16 @@ class QwenVl:
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of SHA-256 over the model's files, its adapter's, and the arithmetic they run in."""
+        """16 digits of SHA-256 over the files of the model and its adapter; then the arithmetic they run in."""
         adapter = digest_of_folder(Path(self.spec.adapter)) if self.spec.adapter else ""
         arithmetic = "4 bit" if self.spec.four_bit else "bfloat16" if on_cuda(self._device) else "float32"
-        parts = f"{digest_of_folder(self._folder)} {adapter} {arithmetic}"
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+        parts = f"{digest_of_folder(self._folder)} {adapter}"
+        return f"{hashlib.sha256(parts.encode()).hexdigest()[:16]}-{arithmetic.replace(' ', '')}"
+
+    @property
+    def prompt(self) -> str:
+        """SHA-256 over the prompt files."""
+        return self._question.sha256
 
     @cached_property
     def _qwen(self) -> QwenModel:

@@ -19,6 +19,7 @@ from secondlook.eval.truths import read_truths
 from secondlook.orchestrator.drift import Alarm
 from secondlook.orchestrator.fitted import load_model, load_seen
 from secondlook.orchestrator.hold import Unproven, Watch, living_records, present_bindings
+from secondlook.orchestrator.language import parts_of
 from secondlook.orchestrator.ledger import LONGEST_TEXT, TRACK_FILE, Entry, LedgerWriter, Scope, Signs, read_ledger
 from secondlook.orchestrator.trust import FINAL, SYSTEM, LivingRecords, Memory, Sample, Standing
 from secondlook.orchestrator.verdict import LookTrail, Opinion
@@ -98,7 +99,13 @@ def open_feedback(
         When a file is not what it should be, or the run was judged by another model or other parts of it.
     """
     model, arrays = load_model(model_folder)
-    bindings = present_bindings(model_folder, model, arrays, OpenClipEncoder(model.config.encoder).digest)
+    bindings = present_bindings(
+        model_folder,
+        model,
+        arrays,
+        OpenClipEncoder(model.config.encoder).digest,
+        parts_of(model.config.language, model.task),
+    )
     path = ledger or model_folder / TRACK_FILE
     if acknowledge is not None and len(acknowledge) > LONGEST_TEXT:
         raise ConfigError(f"--acknowledge has {len(acknowledge):,} characters.", f"At most {LONGEST_TEXT:,} are kept.")

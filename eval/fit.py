@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.agents.answer_cache import AnswerCache
 from secondlook.agents.case import Task
 from secondlook.agents.clip_head import fit_linear_head
 from secondlook.agents.clip_zero_shot import TextClassifier, text_classifier
+from secondlook.agents.cost import Account
 from secondlook.agents.embedder import Embedder
 from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, OpenClipEncoder
@@ -25,12 +28,12 @@ from secondlook.eval.cases import read_dataset, readable
 from secondlook.eval.dataset import Dataset, LabelledCase, check_counts, check_disjoint, digest_of_split
 from secondlook.eval.decide import decide
 from secondlook.eval.embedded import Embedded, embed_split
-from secondlook.eval.held_out import ask_blocking
+from secondlook.eval.held_out import ask_blocking, hear_all
 from secondlook.eval.progress import Progress, silent
+from secondlook.eval.shown import shown_records
 from secondlook.eval.splits import split_by_group, with_digests
 from secondlook.eval.task_file import read_task, read_templates
 from secondlook.orchestrator.binding import bind
-from secondlook.orchestrator.build import raw_panels
 from secondlook.orchestrator.config import Config
 from secondlook.orchestrator.evidence import with_evidence
 from secondlook.orchestrator.fitted import (
@@ -44,7 +47,10 @@ from secondlook.orchestrator.fitted import (
     fresh_folder,
     save_model,
 )
+from secondlook.orchestrator.language import Language, Means, judge_of, members, parts_of
 from secondlook.orchestrator.ledger import TRACK_FILE
+from secondlook.orchestrator.panels import raw_panels
+from secondlook.orchestrator.shown_record import ShownRecord, records_by_fold
 from secondlook.prompts import Prompt
 from secondlook.retrieval.index import build_index, index_digest
 from secondlook.retrieval.search import Searcher
@@ -125,7 +131,12 @@ def fit(
         labelled = {name: _labelled(split, task) for name, split in splits.items()}
         _check_enough(labelled, task, notes)
         check_disjoint(labelled)
-        model, arrays = _fit_all(folder, task, config, templates, embedder, splits, notes, progress)
+        with ExitStack() as opened:
+            answers = None
+            if cache is not None and config.language != Language():
+                answers = opened.enter_context(AnswerCache(cache.path.parent))
+            means = Means(Account(config.budget), answers, device)
+            model, arrays = _fit_all(folder, task, config, templates, embedder, splits, notes, progress, means)
         seen = {case.photo.digest for split in splits.values() for case in split.cases}
         save_model(folder, model, arrays, seen)
     return model
@@ -161,6 +172,8 @@ class _Asked:
     folds: NDArray[np.intp] | None
     said: dict[int, dict[str, list[Outcome]]]
     """By look and column."""
+    shown: tuple[ShownRecord, ...]
+    """What a judge is shown of the agents, on all calibration cases."""
 
 
 def _fit_all(
@@ -172,6 +185,7 @@ def _fit_all(
     splits: dict[str, Embedded],
     notes: list[str],
     progress: Progress,
+    means: Means,
 ) -> tuple[Model, Arrays]:
     rng = np.random.default_rng(config.seed)
     calibration = splits["calibration"]
@@ -181,7 +195,7 @@ def _fit_all(
         progress(what, next(steps), 6)
 
     classifier = text_classifier(embedder.encoder, task, templates.lines)
-    asked = _ask_all(folder, task, config, classifier, embedder, splits, rng, step)
+    asked = _ask_all(folder, task, config, classifier, embedder, splits, rng, step, means)
     with one_thread():
         decided = decide(config, task, asked.said, calibration, asked.typicality, asked.folds, rng, step)
     model = Model(
@@ -196,7 +210,9 @@ def _fit_all(
             prompt=templates.sha256,
             arrays=asked.arrays.digest,
             index=index_digest(folder / INDEX_FOLDER),
+            language=parts_of(config.language, task, means.device),
         ),
+        shown=asked.shown,
         notes=(*notes, *decided.notes),
         versions={name: version(name) for name in ("secondlook", "torch", "open_clip_torch", "chromadb")},
         calibrators=decided.calibrators,
@@ -223,6 +239,7 @@ def _ask_all(
     splits: dict[str, Embedded],
     rng: np.random.Generator,
     step: Callable[[str], None],
+    means: Means,
 ) -> _Asked:
     train, calibration = splits["train"], splits["calibration"]
     step("fitting heads")
@@ -238,15 +255,25 @@ def _ask_all(
     folds = grouped_folds(calibration.truth, calibration.groups, rng)
     with build_index(folder / INDEX_FOLDER, items, train.vectors, embedder.encoder.digest, rng=rng) as index:
         searcher = Searcher(index, config.neighbours)
-        panels = raw_panels(embedder, classifier, head, task)
+        panels = raw_panels(embedder, classifier, head, task, members(config.language, task, means))
+        cases, labels = calibration.cases, task.labels
         step("asking the first panel")
-        first = ask_blocking(panels[1], calibration.cases)
+        first = ask_blocking(panels[1], cases)
+        measure = shown_records(first, calibration.truth, labels)
+        judge = judge_of(config.language, task, means, records_by_fold(cases, folds, measure))
+        if judge is not None:
+            first |= ask_blocking([judge], hear_all(cases, first, labels))
         step("asking the second panel")
         second = ask_blocking(
-            panels[2], calibration.cases, lambda part: with_evidence(part, embedder, searcher, config.views)
+            panels[2],
+            hear_all(cases, first, labels),
+            lambda part: with_evidence(part, embedder, searcher, config.views),
+            judge,
+            labels,
         )
     arrays = Arrays(classifier, head, strangers, typical)
-    return _Asked(arrays, typical.of(scores), folds, {1: first, 2: second})
+    shown = measure(np.ones(len(cases), dtype=np.bool_)) if judge is not None else ()
+    return _Asked(arrays, typical.of(scores), folds, {1: first, 2: second}, shown)
 
 
 def _split(split: Embedded, task: Task) -> Split:

@@ -7,11 +7,10 @@ from contextlib import ExitStack
 from functools import cache as cache_result
 from pathlib import Path
 
+from secondlook.agents.answer_cache import AnswerCache
 from secondlook.agents.base import Agent
 from secondlook.agents.calibration import Calibrated
-from secondlook.agents.case import Task
-from secondlook.agents.clip_head import ClipHead, LinearHead
-from secondlook.agents.clip_zero_shot import ClipZeroShot, TextClassifier
+from secondlook.agents.cost import Account
 from secondlook.agents.embedder import Embedder
 from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, Encoder, OpenClipEncoder
@@ -19,20 +18,13 @@ from secondlook.agents.errors import ConfigError
 from secondlook.orchestrator.binding import encoder_stem
 from secondlook.orchestrator.fitted import INDEX_FOLDER, Arrays, Model, load_model
 from secondlook.orchestrator.hold import open_watch
+from secondlook.orchestrator.language import Language, Means, judge_of, members, parts_of
 from secondlook.orchestrator.ledger import TRACK_FILE
 from secondlook.orchestrator.nodes import Nodes
+from secondlook.orchestrator.panels import raw_panels
 from secondlook.orchestrator.pipeline import Pipeline
 from secondlook.retrieval.index import open_index
-from secondlook.retrieval.neighbour_vote import NeighbourVote
 from secondlook.retrieval.search import Searcher
-
-
-def raw_panels(
-    embedder: Embedder, classifier: TextClassifier, head: LinearHead, task: Task
-) -> dict[int, Sequence[Agent]]:
-    """Uncalibrated agents of the default panel, by look: words and head, then both again with the neighbours' vote."""
-    zero_shot, linear = ClipZeroShot(embedder, classifier), ClipHead(embedder, head)
-    return {1: (zero_shot, linear), 2: (zero_shot, linear, NeighbourVote(task))}
 
 
 def load_pipeline(
@@ -54,6 +46,7 @@ def load_pipeline(
         The model folder.
     device : {"auto", "cpu", "cuda"}
     cache : EmbeddingCache, optional
+        The answers of language models are kept beside it.
     batch_size : int
     thumbnails : bool
         Keep a small picture of each image for the report; needs a cache.
@@ -76,14 +69,20 @@ def load_pipeline(
     model, arrays = load_model(folder)
     encoder = encoder or OpenClipEncoder(model.config.encoder, device)
     _check_encoder(folder, model, arrays, encoder, ledger)
-    watch = open_watch(folder, model, arrays, encoder.digest, ledger)
+    language = model.config.language
+    watch = open_watch(folder, model, arrays, encoder.digest, ledger, parts_of(language, model.task, device))
     embedder = Embedder(encoder, cache, batch_size=batch_size, thumbnails=thumbnails)
-    raw = raw_panels(embedder, arrays.classifier, arrays.head, model.task)
-    panels: dict[int, Sequence[Agent]] = {
-        look: [Calibrated(agent, model.calibrators[agent.name]) for agent in agents] for look, agents in raw.items()
-    }
-
     opened = ExitStack()
+    answers = opened.enter_context(AnswerCache(cache.path.parent)) if cache and language != Language() else None
+    means = Means(Account(model.config.budget), answers, device)
+    others = members(language, model.task, means)
+
+    def calibrated(agent: Agent) -> Agent:
+        return Calibrated(agent, model.calibrators[agent.name])
+
+    raw = raw_panels(embedder, arrays.classifier, arrays.head, model.task, others)
+    panels: dict[int, Sequence[Agent]] = {look: [*map(calibrated, agents)] for look, agents in raw.items()}
+    judge = judge_of(language, model.task, means, model.shown)
 
     @cache_result
     def open_searcher() -> Searcher:
@@ -91,7 +90,7 @@ def load_pipeline(
         return Searcher(index, k=model.config.neighbours)
 
     looks = 2 if model.second_look and second_look else 1
-    nodes = Nodes(model, arrays, embedder, panels, open_searcher, looks, watch.at)
+    nodes = Nodes(model, arrays, embedder, panels, open_searcher, looks, watch.at, calibrated(judge) if judge else None)
     ahead = isinstance(encoder, OpenClipEncoder) and encoder.on_gpu
     return Pipeline(nodes, batch_size, opened.close, read_ahead=ahead, watch=watch)
 

@@ -11,6 +11,7 @@ from secondlook.agents.cost import Budget
 from secondlook.agents.encoder import EncoderSpec
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.photo import VIEWS
+from secondlook.orchestrator.language import Language
 from secondlook.orchestrator.policies import PolicyName
 from secondlook.orchestrator.prediction_set import Method
 
@@ -44,6 +45,8 @@ class Config(Frozen):
     """Whether their coverage holds for each label; larger sets, and more calibration images per label."""
     early_trust: Share | None = None
     """Least trust to accept before the last look; by default 1 - target_risk."""
+    language: Language = Language()
+    """Language models that look beside the encoder's agents, and one that judges what is said."""
     budget: Budget = Budget()
     """What looking may cost a case and a run. What it does not allow goes to review."""
     second_look: bool = True

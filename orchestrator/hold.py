@@ -209,7 +209,13 @@ class Watch:
         return None
 
 
-def present_bindings(folder: Path, model: Model, arrays: Arrays, encoder: str) -> dict[str, str]:
+def present_bindings(
+    folder: Path,
+    model: Model,
+    arrays: Arrays,
+    encoder: str,
+    language: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, str]:
     """Say what a model folder is made of now.
 
     Read are what acts: the arrays, which the prompts were made into; the manifest of the index; the calibrators. A file
@@ -222,6 +228,8 @@ def present_bindings(folder: Path, model: Model, arrays: Arrays, encoder: str) -
         As loaded from it.
     encoder : str
         Digest of the encoder at hand.
+    language : mapping, optional
+        See `secondlook.orchestrator.language.parts_of`.
     """
     return bind(
         model.calibrators,
@@ -229,6 +237,7 @@ def present_bindings(folder: Path, model: Model, arrays: Arrays, encoder: str) -
         prompt=model.prompt_sha256,
         arrays=arrays.digest,
         index=index_digest(folder / INDEX_FOLDER),
+        language=language,
     )
 
 
@@ -240,7 +249,14 @@ def living_records(
     return LivingRecords(model.task.labels, short(bindings, model.digest), recorded, lines, writer)
 
 
-def open_watch(folder: Path, model: Model, arrays: Arrays, encoder: str, ledger: Path | None = None) -> Watch:
+def open_watch(
+    folder: Path,
+    model: Model,
+    arrays: Arrays,
+    encoder: str,
+    ledger: Path | None = None,
+    language: Mapping[str, Mapping[str, str]] | None = None,
+) -> Watch:
     """Read a ledger, by default the one in the model folder, and say what it holds back; see `Watch.at`.
 
     Raises
@@ -248,7 +264,7 @@ def open_watch(folder: Path, model: Model, arrays: Arrays, encoder: str, ledger:
     ConfigError
         When the ledger cannot be read.
     """
-    bindings = present_bindings(folder, model, arrays, encoder)
+    bindings = present_bindings(folder, model, arrays, encoder, language)
     lines = read_ledger(ledger or folder / TRACK_FILE)
     return Watch(model, bindings, living_records(model, bindings, lines))
 

@@ -34,6 +34,13 @@ def fit(
     templates: Annotated[str, typer.Option(help="File of prompts, one a line, {} for the description.")] = (
         "clip_templates.txt"
     ),
+    agents: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML of language models that look too, and of one that judges what is said: docs/vlm.md. Each call may "
+            "cost money: see --budget."
+        ),
+    ] = None,
     fusion: Annotated[
         str,
         typer.Option(
@@ -78,9 +85,12 @@ def fit(
 
     from secondlook.agents.encoder import EMBEDDED, EncoderSpec
     from secondlook.agents.errors import ConfigError
+    from secondlook.eval.agents_file import read_agents
     from secondlook.eval.fit import fit as run_fit
     from secondlook.orchestrator.config import Config
+    from secondlook.orchestrator.language import Language
 
+    language = read_agents(agents) if agents else Language()
     try:
         config = Config(
             encoder=EncoderSpec(
@@ -97,6 +107,7 @@ def fit(
             set_level=set_level,
             set_method=cast("Method", set_method),
             set_per_label=set_per_label,
+            language=language,
             budget=budget_of(budget or []),
             second_look=second_look,
             seed=seed,

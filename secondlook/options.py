@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from secondlook.agents.embedding_cache import EmbeddingCache
     from secondlook.agents.cost import Budget
+    from secondlook.agents.embedding_cache import EmbeddingCache
 
 Model = Annotated[Path, typer.Option("--model", "-m", help="Model folder that `fit` wrote.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Run folder to write; the same command again resumes.")]
@@ -61,8 +61,8 @@ def budget_of(limits: list[str]) -> Budget:
     """Read a budget from words such as `run.looks=500` and `case.usd=0.01`."""
     from pydantic import ValidationError
 
-    from secondlook.agents.errors import ConfigError
     from secondlook.agents.cost import Budget, Limits
+    from secondlook.agents.errors import ConfigError
 
     scopes: dict[str, dict[str, str]] = {"case": {}, "run": {}}
     for limit in limits:

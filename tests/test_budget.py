@@ -15,9 +15,9 @@ from toy_world import LABELS, Scripted, case_of, toy_model, toy_nodes
 
 from secondlook.agents.calibration import Calibrated, Calibrator
 from secondlook.agents.case import Case
+from secondlook.agents.cost import Budget, Cost, Limits
 from secondlook.agents.errors import ConfigError
 from secondlook.options import budget_of
-from secondlook.agents.cost import Budget, Cost, Limits
 from secondlook.orchestrator.judgement import Hold
 from secondlook.orchestrator.nodes import Nodes
 from secondlook.orchestrator.panel import cost_of

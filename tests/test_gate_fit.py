@@ -11,11 +11,11 @@ import pytest
 from command import run_cli
 from toy import LABELS, evaluated, toy
 
+from secondlook.agents.cost import Budget, Limits
 from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.eval.evaluate import Evaluated, evaluate
 from secondlook.eval.fit import fit
 from secondlook.eval.tally import Row, read_rows
-from secondlook.agents.cost import Budget, Limits
 from secondlook.orchestrator.fitted import Model, load_model
 from secondlook.orchestrator.loss import Loss
 from secondlook.show import model_json

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from strategies import permutations
 
-from secondlook.agents.errors import ConfigError
 from secondlook.agents.cost import Budget, Cost, Limits, Prices
+from secondlook.agents.errors import ConfigError
 from secondlook.orchestrator.gain import LEAST_CASES, Option, band_limits, equal_pool, expected_loss, know, measure
 from secondlook.orchestrator.loss import Loss
 from secondlook.orchestrator.next_step import NextStep, Walk, fit_next_step

@@ -1,0 +1,108 @@
+"""The language models of a panel, from a YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from secondlook.agents.errors import ConfigError
+from secondlook.orchestrator.language import AgentSpec, Language, Wording
+
+MAX_BYTES = 2**20
+"""Largest file, in bytes."""
+FORM = "Write `agents:` with a list, each with a kind (openai or qwen), a name and a model; see docs/vlm.md."
+PATHS = ("model", "adapter")
+"""Fields that name a folder where there is one of that name beside the file."""
+
+
+def read_agents(path: Path) -> Language:
+    """Read which language models look, and which one judges.
+
+    Parameters
+    ----------
+    path : Path
+        YAML with `agents`, a list of `OpenAISpec` and `QwenSpec`, and optionally `judge`, a `JudgeSpec`. Files that
+        it names are looked for beside it.
+
+    Raises
+    ------
+    ConfigError
+        When it is missing, is not such YAML, or a value is missing, misspelt or out of range: names it.
+    """
+    found = _read_yaml(path)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} holds no `agents:`.", FORM)
+    agents = found.get("agents") or []
+    placed = {
+        **found,
+        "agents": [_placed(each, path.parent) for each in agents] if isinstance(agents, list) else agents,
+    }
+    if "judge" in found:
+        placed["judge"] = _placed(found["judge"], path.parent)
+    try:
+        return Language.model_validate(placed)
+    except ValidationError as error:
+        raise _named(path, error) from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.what}", error.remedy) from None
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path} is larger than {MAX_BYTES // 2**20} MiB.", FORM)
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The agents {path} cannot be read: {error.strerror}.", FORM) from error
+    except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        what = " ".join(str(error).split())[:300]
+        raise ConfigError(f"The agents {path} are not YAML: {what}.", FORM) from error
+
+
+def _placed(spec: Any, folder: Path) -> Any:
+    """Turn the names of files and folders that lie beside the file into whole paths."""
+    if not isinstance(spec, dict):
+        return spec
+    placed = {key: _beside(value, folder) if key in PATHS else value for key, value in spec.items()}
+    if isinstance(wording := spec.get("wording"), dict):
+        placed["wording"] = {key: _beside(value, folder) for key, value in wording.items()}
+    return placed
+
+
+def _beside(name: Any, folder: Path) -> Any:
+    if not isinstance(name, str) or not name or "\0" in name:
+        return name
+    beside = folder / name
+    return str(beside.resolve()) if beside.exists() else name
+
+
+def _named(path: Path, error: ValidationError) -> ConfigError:
+    """Say which value is wrong, and for a misspelt key which one is nearest."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = [part for part in first["loc"] if part not in ("openai", "qwen")]
+    where = ".".join(map(str, place))
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(place[-1]), sorted(_keys()), n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else FORM
+        return ConfigError(f"{path}: {where} stands for nothing.", hint)
+    # The value itself is not repeated: somebody may have put a key where its name belongs.
+    return ConfigError(f"{path}: {where}: {first['msg']}.", FORM)
+
+
+def _keys() -> set[str]:
+    """Every key that such a file can hold."""
+    seen: set[str] = set()
+    waiting: list[type[BaseModel]] = [Language, Wording, *get_args(get_args(AgentSpec)[0])]
+    known = set(waiting)
+    while waiting:
+        for name, field in waiting.pop().model_fields.items():
+            seen.add(name)
+            for part in (field.annotation, *get_args(field.annotation)):
+                if isinstance(part, type) and issubclass(part, BaseModel) and part not in known:
+                    known.add(part)
+                    waiting.append(part)
+    return seen
