@@ -7,15 +7,18 @@ Retries, limits and budgets are the wrappers' work; here a call is made once. Wh
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import anyio
 
 from secondlook.agents.call_error import CallError, Problem, Reply, clean, meaning
-from secondlook.agents.chat_reply import Completion, Decided, Said, Token, read_completion, read_decision, read_error
+from secondlook.agents.chat_options import OPTIONAL, leave_out, refused_option
+from secondlook.agents.chat_reply import Completion, Decided, Said, Token, read_completion, read_decision
 from secondlook.agents.cost import Cost
 from secondlook.agents.endpoint import CHARACTERS_PER_TOKEN, Endpoint, rough_tokens
 from secondlook.agents.errors import AgentError
@@ -28,13 +31,6 @@ __all__ = ["CallError", "ChatModel", "Decided", "Endpoint", "Said", "Token"]
 
 MAX_REPLY = 2**20
 """Bytes of a reply that are read."""
-OPTIONAL: Mapping[str, tuple[str, ...]] = {
-    "response_format": ("response_format", "json_schema", "structured", "guided", "grammar"),
-    "max_tokens": ("max_tokens",),
-    "temperature": ("temperature",),
-    "seed": ("seed",),
-}
-"""Options that a server may refuse, by the words with which it does."""
 _refused: dict[tuple[str, str], set[str]] = {}
 """Options that a model at an endpoint has refused so far, in this process."""
 
@@ -166,29 +162,19 @@ class ChatModel:
         """Post what the model accepts of a request, and learn what it refuses: the reply, requests made, seconds."""
         known = _refused.setdefault((self.endpoint.base_url, self.model), set())
         without = set(known)
+        kept = None if self.endpoint.structured == "auto" else "response_format"
         total = 0.0
         for calls in range(1, len(OPTIONAL) + 2):
-            sent = _left_out(body, without)
+            sent = leave_out(body, without)
             reply, seconds = await self._post("/chat/completions", sent)
             total += seconds
-            refused = self._refuses(reply, sent)
+            refused = refused_option(reply, [name for name in sent if name != kept])
             if refused is None:
                 if reply.status < 300:
                     known |= without
                 return reply, calls, total
             without.add(refused)
         raise AssertionError("an option was refused that had not been sent")
-
-    def _refuses(self, reply: Reply, sent: Mapping[str, Any]) -> str | None:
-        """Return the option that a reply refuses, None where it is none or must be sent."""
-        if reply.status not in (400, 404, 422, 501):
-            return None
-        text = read_error(reply.body).lower()
-        for name, words in OPTIONAL.items():
-            must = name == "response_format" and self.endpoint.structured != "auto"
-            if name in sent and not must and any(word in text for word in words):
-                return name
-        return None
 
     def _unanswered(self, found: Completion) -> Problem | None:
         if found.refusal:
@@ -268,13 +254,6 @@ def _rough_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
     return rough_tokens(sum(map(len, texts)), sum(not text for text in texts), 1024)
 
 
-def _left_out(body: Mapping[str, Any], without: set[str]) -> dict[str, Any]:
-    sent = {name: value for name, value in body.items() if name not in without}
-    if "max_tokens" in without:
-        sent["max_completion_tokens"] = body["max_tokens"]
-    return sent
-
-
 def _new_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
     import openai
 
@@ -283,7 +262,7 @@ def _new_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
     own: dict[str, Any] = {"Accept-Encoding": "identity"}
     own |= {"OpenAI-Organization": openai.omit, "OpenAI-Project": openai.omit}
     http = openai.DefaultAsyncHttpxClient(
-        timeout=endpoint.timeout_s, follow_redirects=False, event_hooks={"response": [_bounded]}
+        timeout=endpoint.timeout_s, follow_redirects=False, event_hooks={"response": [_bounded]}, verify=_certificates()
     )
     return openai.AsyncOpenAI(
         api_key=key or "none", base_url=endpoint.base_url, max_retries=0, timeout=endpoint.timeout_s,
@@ -291,15 +270,20 @@ def _new_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
     )  # fmt: skip
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust; read once, for that takes longer than all else that a client needs."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
+
+
 async def _bounded(response: httpx2.Response) -> None:
     """Count a reply while it streams in, and stop where it is too long."""
     import httpx2
 
-    problem = f"sent a reply of more than {MAX_REPLY:,} bytes"
     if response.headers.get("content-encoding", "identity") != "identity":
         raise TooLongError("sent a compressed reply, which was not asked for")
-    if int(response.headers.get("content-length", 0)) > MAX_REPLY:
-        raise TooLongError(problem)
     inner = response.stream
     assert isinstance(inner, httpx2.AsyncByteStream)
 
@@ -309,7 +293,7 @@ async def _bounded(response: httpx2.Response) -> None:
             async for chunk in inner:
                 count += len(chunk)
                 if count > MAX_REPLY:
-                    raise TooLongError(problem)
+                    raise TooLongError(f"sent a reply of more than {MAX_REPLY:,} bytes")
                 yield chunk
 
         async def aclose(self) -> None:

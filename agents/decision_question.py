@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from secondlook.agents.case import Case, Evidence, Frozen, Task
+from secondlook.agents.case import Case, Evidence, Frozen, Neighbour, Statement, Task
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.photo import Photo
 from secondlook.agents.vlm_question import earlier, read_prompt, summarise
-from secondlook.prompts import data
+from secondlook.prompts import BELL, data
 
 NAME = "label"
 """Of the question in a request."""
@@ -47,7 +47,7 @@ class DecisionQuestion:
     Raises
     ------
     ConfigError
-        When a file is missing or is no template.
+        When a file is missing, is no template or writes texts from outside without the filter `data`.
 
     Examples
     --------
@@ -62,12 +62,21 @@ class DecisionQuestion:
         wording = wording or DecisionWording()
         self._task, self._agent = task, agent
         self._state, self._question = read_prompt(wording.state), read_prompt(wording.question)
+        self._check(f"One of {wording.state}, {wording.question}")
+
+    def _check(self, which: str) -> None:
+        """Write states of every kind once; no text from outside may stand in them unquoted."""
+        said = Statement(agent=self._agent, look=1, label=BELL, confidence=0.5, reason=BELL)
+        found = Evidence(neighbours=(Neighbour(id=BELL, label=BELL, similarity=0.5),))
         try:
-            self.state(Case(id="", photo=Photo.of(b"")), ["picture"])
-            self.state(Case(id="", photo=Photo.of(b""), evidence=Evidence()), ["picture"])
+            for evidence in (None, Evidence(), found):
+                heard = (said,) if evidence is found else ()
+                case = Case(id=BELL, photo=Photo.of(b""), evidence=evidence, heard=heard)
+                if BELL in self.state(case, ["picture", "similar"], [BELL]):
+                    raise ValueError("it writes a text from outside without the filter `data`")
             self._question.render()
         except ValueError as error:
-            raise ConfigError(f"One of {wording.state}, {wording.question}: {error}.", "See docs/vlm.md.") from error
+            raise ConfigError(f"{which}: {error}.", "See docs/vlm.md.") from error
 
     @cached_property
     def sha256(self) -> str:

@@ -10,10 +10,10 @@ What it does with a request is decided by the first of these that applies:
 - ``share=0.2, seed=0, faults=FAULTS``: this share of requests fails, each with a kind drawn from ``faults``. The draw
   depends on seed, pictures, prompt and how often these were asked before: never on the order of arrival.
 
-Kinds: ``ok``, those of `FAULTS`, and those of `REFUSALS`. ``KINDS`` says of each whether it is an answer, and whether
-asking again may help. What a good answer says is ``server.answer_of(picture digest)``: a label, a confidence, a
-reason; by default drawn from the digest, or set by ``answer=function of the digest``. `picture_digest` gives the digest
-of a data URL.
+Kinds: ``ok``, those of `FAULTS`, those of `REFUSALS`, and ``dribble``, a byte every 20 ms. `KINDS` says of each whether
+it is an answer, and whether asking again may help. What a good answer says is ``server.answer_of(picture digest)``: a
+label, a confidence, a reason; by default drawn from the digest, or set by ``answer=function of the digest``.
+`picture_digest` gives the digest of a data URL.
 
 Options: ``latency_s`` before every answer; ``silence_s``, how long the kind ``silence`` waits before a good answer;
 ``retry_after``, the text of that header; ``refuses={"response_format": 400}``, request fields refused with a status;
@@ -82,15 +82,17 @@ KINDS: Mapping[str, Kind] = {
     "-1": Kind(False, False),
     "a megabyte": Kind(False, False),
     "another language": Kind(False, False),
+    "dribble": Kind(False, True),
+    "307": Kind(False, False),
     "400": Kind(False, False),
     "401": Kind(False, False),
     "403": Kind(False, False),
     "404": Kind(False, False),
 }
-REFUSALS = ("400", "401", "403", "404")
+REFUSALS = ("307", "400", "401", "403", "404")
 """Kinds that stay so until somebody changes the configuration."""
-FAULTS = tuple(kind for kind in KINDS if kind != "ok" and kind not in REFUSALS)
-REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 429: "Too Many Requests"}
+FAULTS = tuple(kind for kind in KINDS if kind not in ("ok", "dribble", *REFUSALS))
+"""What goes wrong by chance."""
 
 
 class Said(NamedTuple):
@@ -258,13 +260,14 @@ class FaultServer:
             return failed(404, "Not Found")
         kind = next(self._script, None) or self.kind_of(asked)
         self.calls[kind] += 1
-        if kind in ("reset", "half a body", "silence"):
+        if kind in ("reset", "half a body", "silence", "dribble", "a megabyte"):
             return await self._break(request, asked, kind)
         if kind == "wrong content type":
             return web.Response(text="<html><body>Please sign in.</body></html>", content_type="text/html")
-        if kind.split()[0] in ("400", "401", "403", "404", "429", "500", "502", "503", "504"):
+        if re.match(r"\d{3}", kind):
             header = {"Retry-After": self.retry_after} if kind.endswith("Retry-After") else {}
-            return failed(int(kind.split()[0]), f"scripted failure, key {asked.headers.get('Authorization')}", header)
+            header |= {"Location": "/v1/elsewhere"} if kind == "307" else {}
+            return failed(int(kind[:3]), f"scripted failure, key {asked.headers.get('Authorization')}", header)
         if KINDS[kind].answers:
             self.paid[asked.picture, asked.prompt] += 1
         if asked.path.endswith("systemone"):
@@ -339,7 +342,6 @@ class FaultServer:
             "95": {**good, "confidence": 95},
             "nan": {**good, "confidence": math.nan},
             "-1": {**good, "confidence": -1},
-            "a megabyte": {**good, "reason": "so " * (MEGABYTE // 3 + 1)},
         }
         if kind in texts:
             return json.dumps(texts[kind])
@@ -366,7 +368,15 @@ class FaultServer:
             self.paid[asked.picture, asked.prompt] += 1
             return web.json_response(good)
         whole = json.dumps(good).encode()
-        cut = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(whole))})
+        headers = {"Content-Type": "application/json"}
+        if kind in ("dribble", "a megabyte"):
+            sent = web.StreamResponse(headers=headers)
+            await sent.prepare(request)
+            for chunk in whole if kind == "dribble" else [whole[:-1], *[b" " * 4096] * 257, whole[-1:]]:
+                await sent.write(bytes([chunk]) if isinstance(chunk, int) else chunk)
+                await asyncio.sleep(0.02 * (kind == "dribble"))
+            return sent
+        cut = web.StreamResponse(headers={**headers, "Content-Length": str(len(whole))})
         if kind == "half a body":
             await cut.prepare(request)
             await cut.write(whole[: len(whole) // 2])
@@ -382,4 +392,4 @@ class FaultServer:
 
 def failed(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
     error = {"message": message, "type": "scripted", "code": None}
-    return web.json_response({"error": error}, status=status, headers=headers, reason=REASONS.get(status))
+    return web.json_response({"error": error}, status=status, headers=headers)
