@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from secondlook.agents.errors import ConfigError
-from secondlook.orchestrator.language import AgentSpec, Language, Wording
+from secondlook.agents.vlm_question import Wording
+from secondlook.orchestrator.language import AgentSpec, Language
 
 MAX_BYTES = 2**20
 """Largest file, in bytes."""

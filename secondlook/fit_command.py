@@ -37,8 +37,8 @@ def fit(
     agents: Annotated[
         Path | None,
         typer.Option(
-            help="YAML of language models that look too, and of one that judges what is said: docs/vlm.md. Each call may "
-            "cost money: see --budget."
+            help="YAML of language models that look too, and of one that judges what is said: see docs/vlm.md. "
+            "Each call may cost money: see --budget."
         ),
     ] = None,
     fusion: Annotated[
