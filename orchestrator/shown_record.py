@@ -73,10 +73,8 @@ def records_by_fold(
     """
     position = {case.id: i for i, case in enumerate(cases)}
     if len(position) != len(cases) or (folds is not None and folds.shape != (len(cases),)):
-        found = None if folds is None else folds.shape
-        raise ValueError(
-            f"cases, folds: expected N different ids and [N], got {len(position)} of {len(cases)}, {found}"
-        )
+        found = f"{len(position)} of {len(cases)} and {None if folds is None else folds.shape}"
+        raise ValueError(f"cases, folds: expected N different ids and [N] or None, got {found}")
     whole = tuple(measure(np.ones(len(cases), dtype=np.bool_)))
     if folds is None:
         return lambda case: whole
