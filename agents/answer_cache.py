@@ -32,8 +32,8 @@ class AnswerCache:
     """Key-value store of predictions as JSON in one SQLite file, and the questions that are on their way to it.
 
     An answer is committed before `add` returns, so a process that is killed loses none that it has returned; of a
-    machine that loses power, the last ones may be lost. Write-ahead logging lets several processes share the file. Keys are
-    digests and values are answers: no question, no picture and no password of an endpoint is in it.
+    machine that loses power, the last ones may be lost. Write-ahead logging lets several processes share the file.
+    Keys are digests and values are answers: no question, no picture and no password of an endpoint is in it.
 
     Parameters
     ----------

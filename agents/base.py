@@ -8,7 +8,8 @@ from typing import Protocol, TypeVar, cast, runtime_checkable
 import anyio
 
 from secondlook.agents.case import Case
-from secondlook.agents.prediction import Outcome
+from secondlook.agents.cost import Cost
+from secondlook.agents.prediction import FREE, Failure, Outcome
 
 T = TypeVar("T")
 
@@ -86,9 +87,12 @@ class Wrapper:
         """Judge a batch; see `Agent.predict`."""
         return await self._agent.predict(cases)
 
+    def _failure(self, case: Case, error: str, retry_after_s: float | None = None, cost: Cost = FREE) -> Failure:
+        return Failure(agent=self.name, look=case.look, error=error, retry_after_s=retry_after_s, cost=cost)
+
 
 async def together(asks: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """Run all at the same time, and return what they return; the error of one ends the others and is raised as it is.
+    """Run all at the same time, and return what they return; the first error ends the others and is raised as it is.
 
     Examples
     --------
@@ -107,7 +111,6 @@ async def together(asks: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
             for i in range(len(asks)):
                 tasks.start_soon(run, i)
     except BaseExceptionGroup as errors:
-        if len(errors.exceptions) == 1:
-            raise errors.exceptions[0] from None
-        raise
+        # Where all fail for one reason, such as a key that is missing, the reason is what the user is to be told.
+        raise errors.exceptions[0] from None
     return [found[i] for i in range(len(asks))]

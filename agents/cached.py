@@ -86,10 +86,9 @@ class Cached(Wrapper):
             if isinstance(key, Failure):
                 outcomes.append(key)
                 continue
-            outcome = await self._landed(flights[key], case)
-            is_paid_here = mine.pop(key, None) is not None
-            told = {"agent": self.name, "look": case.look} | ({} if is_paid_here else {"cost": FREE})
-            outcomes.append(outcome.model_copy(update=told))
+            is_mine = mine.pop(key, None) is not None
+            outcome = await self._landed(flights[key], case, is_mine)
+            outcomes.append(outcome.model_copy(update={"agent": self.name, "look": case.look}))
         return outcomes
 
     async def _fetch(self, mine: Mapping[str, Case]) -> None:
@@ -109,16 +108,17 @@ class Cached(Wrapper):
                 outcome = self._cache.add(key, outcome).model_copy(update={"cost": outcome.cost})
             self._cache.land(key, outcome)
 
-    async def _landed(self, flight: Flight, case: Case) -> Outcome:
-        """Wait for an outcome; where the one who asked gave up, ask."""
+    async def _landed(self, flight: Flight, case: Case, is_mine: bool) -> Outcome:
+        """Wait for an outcome, for which another pays unless it is one's own; where the other gave up, ask."""
         landed = flight.landed
         outcome = landed.result() if landed.done() else await asyncio.wrap_future(landed)
         if outcome is None:
             (outcome,) = await self._ask([case])
-        return outcome
+            return outcome
+        return outcome if is_mine else outcome.model_copy(update={"cost": FREE})
 
     def _key(self, case: Case) -> str | Failure:
         try:
             return self.key(case)
         except AgentError as error:
-            return Failure(agent=self.name, look=case.look, error=str(error))
+            return self._failure(case, str(error))

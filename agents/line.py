@@ -20,7 +20,7 @@ import anyio
 from secondlook.agents.errors import AgentError
 
 if TYPE_CHECKING:
-    from secondlook.agents.chat import Endpoint
+    from secondlook.agents.endpoint import Endpoint
 
 FAILURES = 5
 """Calls in a row that find nobody before the line is closed."""
@@ -181,7 +181,7 @@ class Line:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Turn]:
-        """Wait for a slot and for the rate; then the caller calls.
+        """Wait for a slot and hold it; before the call, `pace`.
 
         Raises
         ------
@@ -193,13 +193,21 @@ class Line:
         try:
             turn = self._begin()
             try:
-                await self._pace()
-                turn.began = self._clock()
                 yield turn
             finally:
                 self._end(turn)
         finally:
             self._slots.release()
+
+    async def pace(self, turn: Turn) -> None:
+        """Reserve the next moment at which a call may go out, and wait for it."""
+        if self._per_second:
+            with self._lock:
+                now = self._clock()
+                moment = max(now, self._next_at)
+                self._next_at = moment + 1 / self._per_second
+            await anyio.sleep(moment - now)
+        turn.began = self._clock()
 
     def _check(self) -> None:
         """Refuse while the line rests or is being tried."""
@@ -220,16 +228,6 @@ class Line:
             is_trial = self._in_a_row >= self._failures
             self._is_tried |= is_trial
             return Turn(self._clock(), is_trial)
-
-    async def _pace(self) -> None:
-        """Reserve the next moment at which a call may go out, and wait for it."""
-        if self._per_second is None:
-            return
-        with self._lock:
-            now = self._clock()
-            moment = max(now, self._next_at)
-            self._next_at = moment + 1 / self._per_second
-        await anyio.sleep(moment - now)
 
     def _end(self, turn: Turn) -> None:
         with self._lock:

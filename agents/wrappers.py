@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Self
 
 import anyio
 from pydantic import Field
@@ -32,6 +33,11 @@ from secondlook.agents.errors import AgentError
 from secondlook.agents.line import ClosedLineError, Line
 from secondlook.agents.prediction import FREE, Failure, Outcome, Prediction
 
+if TYPE_CHECKING:
+    from secondlook.agents.endpoint import Endpoint
+
+MARGIN_S = 5.0
+
 
 class Patience(Frozen):
     """How long an agent is waited for."""
@@ -46,6 +52,11 @@ class Patience(Frozen):
     """What it doubles up to."""
     max_wait_s: float = Field(120.0, ge=0)
     """Seconds between the calls for one case, all together."""
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> Self:
+        """As an endpoint is configured; a call has a little longer than it gives itself, to say what happened."""
+        return cls(attempts=endpoint.attempts, timeout_s=endpoint.timeout_s + MARGIN_S)
 
 
 class Resilient(Wrapper):
@@ -89,7 +100,12 @@ class Resilient(Wrapper):
         spent: list[Cost] = []
 
         async def attempt() -> Outcome:
-            outcome = await self._attempt(case)
+            async with self._line.turn() as turn:
+                if isinstance(self._agent, Budgeted) and (refused := self._agent.refusal(case)):
+                    return refused  # before the wait for the rate, which would be for nothing
+                await self._line.pace(turn)
+                outcome = await self._call(case)
+                turn.served = _is_served(outcome)
             spent.append(outcome.cost)
             return outcome
 
@@ -116,15 +132,6 @@ class Resilient(Wrapper):
 
     def _waits_too_long(self, state: RetryCallState) -> bool:
         return state.idle_for + state.upcoming_sleep > self._patience.max_wait_s
-
-    async def _attempt(self, case: Case) -> Outcome:
-        """Make one call; a call that the budget refuses takes no turn of the line."""
-        if isinstance(self._agent, Budgeted) and (refused := self._agent.refusal(case)):
-            return refused
-        async with self._line.turn() as turn:
-            outcome = await self._call(case)
-            turn.served = _is_served(outcome)
-        return outcome
 
     async def _call(self, case: Case) -> Outcome:
         start = time.perf_counter()

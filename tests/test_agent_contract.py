@@ -10,18 +10,24 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from secondlook.agents.answer_cache import AnswerCache
 from secondlook.agents.base import Agent
+from secondlook.agents.cached import Cached
 from secondlook.agents.calibration import Calibrated, Calibrator
 from secondlook.agents.case import Case, Evidence, Neighbour, Task
 from secondlook.agents.clip_head import ClipHead, fit_linear_head
 from secondlook.agents.clip_zero_shot import ClipZeroShot, TextClassifier
+from secondlook.agents.cost import Account, Budget, Limits
 from secondlook.agents.embedder import Embedder
 from secondlook.agents.encoder import Encoder
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.fakes import ScriptedAgent, ToyEncoder
+from secondlook.agents.line import Line
 from secondlook.agents.photo import Photo
 from secondlook.agents.prediction import Failure, Outcome, Prediction
 from secondlook.agents.recorded import RecordedAgent
+from secondlook.agents.sampled import Sampled
+from secondlook.agents.wrappers import Budgeted, Resilient
 from secondlook.retrieval.neighbour_vote import NeighbourVote
 
 TASK = Task(labels=("red", "green", "blue"))
@@ -50,7 +56,7 @@ def case(label: int, number: int = 0, *, again: bool = False, readable: bool = T
 class World:
     """One encoder and what is fitted on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: AnswerCache) -> None:
         self.encoder: Encoder = ToyEncoder()
         self.embedder = Embedder(self.encoder, threads=2)
         truth = np.repeat(np.arange(3), 8)
@@ -60,6 +66,7 @@ class World:
         self.words = TextClassifier(centres, np.zeros((0, 64), np.float32), self.encoder.logit_scale)
         leaves = [f"leaf {i // 2}" for i in range(24)]
         self.head = fit_linear_head(rows, truth, leaves, 3, np.random.default_rng(0))
+        self.answers = answers
 
 
 def by_picture(asked: Case) -> Sequence[float] | str:
@@ -82,6 +89,27 @@ def recorded() -> RecordedAgent:
     return RecordedAgent("recorded", record)
 
 
+class KeyedScript(ScriptedAgent):
+    """One that can be kept in a cache."""
+
+    def key(self, asked: Case) -> str:
+        return f"script {asked.photo.digest} {asked.look} {asked.draw} {asked.evidence}"
+
+
+class KeyedHead(ClipHead):
+    """The same."""
+
+    def key(self, asked: Case) -> str:
+        return f"head {asked.photo.digest} {asked.look} {asked.draw} {asked.evidence}"
+
+
+def all_wrappers(w: World) -> Agent:
+    """Those of an agent that is far away, in the order in which they are put on."""
+    raw = KeyedScript("scripted", by_picture)
+    far = Resilient(Budgeted(raw, Account(Budget(per_case=Limits(calls=99)))), Line("http://there", concurrency=3))
+    return Calibrated(Sampled(Cached(far, w.answers), draws=2), BOTH)
+
+
 BOTH = {1: Calibrator(), 2: Calibrator(kind="temperature", temperature=1.5)}
 AGENTS: dict[str, Callable[[World], Agent]] = {
     "zero-shot": lambda w: ClipZeroShot(w.embedder, w.words),
@@ -92,14 +120,20 @@ AGENTS: dict[str, Callable[[World], Agent]] = {
     "calibrated zero-shot": lambda w: Calibrated(ClipZeroShot(w.embedder, w.words), BOTH),
     "calibrated vote": lambda w: Calibrated(NeighbourVote(TASK), BOTH),
     "calibrated script": lambda w: Calibrated(ScriptedAgent("scripted", by_picture), BOTH),
+    "budgeted": lambda w: Budgeted(ScriptedAgent("scripted", by_picture), Account(Budget(per_run=Limits(calls=99)))),
+    "resilient": lambda w: Resilient(ScriptedAgent("scripted", by_picture), Line("http://there", concurrency=2)),
+    "cached": lambda w: Cached(KeyedScript("scripted", by_picture), w.answers),
+    "cached head, batched": lambda w: Cached(KeyedHead(w.embedder, w.head), w.answers, batched=True),
+    "sampled": lambda w: Sampled(ScriptedAgent("scripted", by_picture), draws=3),
+    "all wrappers": all_wrappers,
 }
 PAIRS = [(name, look) for name in AGENTS for look in (1, 2) if look == 2 or "vote" not in name]
 """The vote has no evidence on a first look."""
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World()
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(AnswerCache(tmp_path_factory.mktemp("answers")))
 
 
 @pytest.fixture(params=PAIRS, ids=[f"{name}, look {number}" for name, number in PAIRS])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from secondlook.agents.cost import Budget, Cost, Limits, Prices, Purse
+from secondlook.agents.cost import Account, Budget, Cost, Limits, Prices, Purse
 
 AMOUNTS = st.floats(0, 10, allow_subnormal=False)
 COSTS = st.builds(Cost, vlm_calls=AMOUNTS, llm_calls=AMOUNTS, humans=AMOUNTS, seconds=AMOUNTS, usd=AMOUNTS)
@@ -114,3 +114,51 @@ def test_eight_threads_together_spend_exactly_what_there_is() -> None:
 def test_a_budget_survives_json() -> None:
     budget = Budget(per_case=Limits(calls=4), per_run=Limits(usd=2.5, looks=100))
     assert Budget.model_validate_json(budget.model_dump_json()) == budget
+
+
+@given(st.lists(st.tuples(COSTS, COSTS), max_size=10))
+def test_after_all_is_settled_what_was_measured_is_spent(calls: list[tuple[Cost, Cost]]) -> None:
+    run = Purse(Limits())
+    case = Purse(Limits(), inside=run)
+    for estimate, _ in calls:
+        assert case.spend(estimate)
+    for estimate, actual in calls:
+        case.settle(estimate, actual)
+    measured = sum((actual for _, actual in calls), Cost())
+    for purse in (case, run):
+        for kind in Cost.model_fields:
+            assert getattr(purse.spent, kind) == pytest.approx(getattr(measured, kind), abs=1e-9)
+
+
+def test_what_cost_less_than_expected_leaves_room_and_what_cost_more_refuses_the_next() -> None:
+    purse = Purse(Limits(usd=1.0))
+    assert purse.spend(Cost(usd=0.8))
+    assert not purse.spend(Cost(usd=0.8))
+    purse.settle(Cost(usd=0.8), Cost(usd=0.1))
+    assert purse.spend(Cost(usd=0.8))
+    purse.settle(Cost(usd=0.8), Cost(usd=1.5))
+    assert purse.spent.usd == pytest.approx(1.6)
+    assert purse.left.usd == 0
+    assert purse.pay(Cost(usd=0.1)) == "usd 1.7 of 1"
+
+
+def test_over_a_limit_what_adds_nothing_to_it_can_still_be_spent() -> None:
+    purse = Purse(Limits(usd=1.0, calls=2))
+    purse.settle(Cost(), Cost(usd=1.5))
+    assert not purse.spend(Cost(usd=0.001))
+    assert purse.spend(CALL), "an agent of one's own costs no dollar"
+
+
+def test_a_refusal_says_whether_a_case_or_the_run_is_out_of_money() -> None:
+    account = Account(Budget(per_case=Limits(calls=2), per_run=Limits(calls=3)))
+    assert account.purse("a").pay(Cost(vlm_calls=3)) == "calls 3 of 2 a case"
+    assert account.purse("a").pay(Cost(vlm_calls=2)) == ""
+    assert account.purse("b").pay(Cost(vlm_calls=2)) == "calls 4 of 3 a run"
+    assert account.purse("b").spent == Cost()
+    assert account.purse("b") is account.purse("b")
+    assert account.run.spent.calls == 2
+
+
+def test_without_limits_a_case_there_is_one_purse_for_all() -> None:
+    account = Account(Budget(per_run=Limits(calls=3)))
+    assert account.purse("a") is account.purse("b") is account.run
