@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secondlook.agents.calibration import log_distribution
 from secondlook.agents.case import Case, Statement
@@ -57,8 +58,9 @@ def _statement(outcome: Outcome, labels: Sequence[str]) -> Statement:
     return Statement(agent=outcome.agent, look=outcome.look, label=labels[top], confidence=sure, reason=outcome.reason)
 
 
-def _own(prediction: Prediction) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _own(prediction: Prediction) -> NDArray[np.float64]:
     """Distribution of shape (K,) that the agent itself gave."""
     if prediction.said is not None:
         return np.array(prediction.said)
-    return np.exp(log_distribution(np.array([prediction.scores]), prediction.scale)[0])
+    own: NDArray[np.float64] = np.exp(log_distribution(np.array([prediction.scores]), prediction.scale)[0])
+    return own
