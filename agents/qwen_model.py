@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Inputs = dict[str, "torch.Tensor"]
+BASE = "model_digest"
+"""The key in an adapter's metadata under which stands the digest of the model it was trained on."""
 
 
 class Asked(NamedTuple):
@@ -53,15 +56,16 @@ class QwenModel:
     model : transformers.PreTrainedModel
         In evaluation mode, its generation greedy whatever its files say.
     processor : transformers.ProcessorMixin
+    digest : str
+        Of its files.
     lock : threading.RLock
         Held by `using`.
     """
 
-    def __init__(self, model: Any, processor: Any) -> None:
-        self.model = model
-        self.processor = processor
+    def __init__(self, model: Any, processor: Any, digest: str) -> None:
+        self.model, self.processor, self.digest = model, processor, digest
         self.lock = threading.RLock()
-        self._adapters: dict[str, str] = {}
+        self._adapters: set[str] = set()
 
     @property
     def device(self) -> torch.device:
@@ -88,8 +92,8 @@ class QwenModel:
     def _adapt(self, folder: Path) -> None:
         name = f"adapter_{digest_of_folder(folder)}"
         if name not in self._adapters:
-            load_adapter(self.model, folder, name)
-            self._adapters[name] = str(folder)
+            _load_adapter(self.model, folder, name, self.digest)
+            self._adapters.add(name)
         self.model.enable_adapters()
         self.model.set_adapter(name)
 
@@ -185,32 +189,46 @@ def load_model(folder: Path, device: Device = "auto", four_bit: bool = False) ->
     if getattr(processor, "image_processor", None) is None:
         raise ConfigError(f"The model in {folder} takes no pictures.", "Give a vision-language model.")
     model.generation_config = _greedy(model.generation_config)
-    return QwenModel(model.eval(), processor)
+    return QwenModel(model.eval(), processor, digest_of_folder(folder))
 
 
-def load_adapter(model: Any, folder: Path, name: str, trainable: bool = False) -> None:
-    """Add a LoRA adapter, as peft saves it, to a loaded model.
+def _load_adapter(model: Any, folder: Path, name: str, base: str) -> None:
+    """Add a LoRA adapter, as peft saves it; one that names the digest of its model must be of this one."""
+    require_peft()
+    from safetensors import SafetensorError, safe_open
 
-    Raises
-    ------
-    ConfigError
-        When peft is not installed, or the folder holds no adapter of this model.
-    """
+    weights, remedy = (
+        folder / "adapter_model.safetensors",
+        "Give the folder of an adapter that was trained on this model.",
+    )
+    if not weights.is_file():
+        raise ConfigError(f"{folder} holds no adapter_model.safetensors.", remedy)
+    try:
+        with safe_open(weights, framework="pt") as file:
+            trained_on = (file.metadata() or {}).get(BASE, base)
+        if trained_on != base:
+            raise ConfigError(f"The adapter in {folder} was trained on another model.", remedy)
+        with _quiet():
+            found = model.load_adapter(str(folder), name, adapter_kwargs={"local_files_only": True})
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        _drop_adapter(model, name)
+        raise ConfigError(f"The adapter in {folder} cannot be loaded: {error}", remedy) from error
+    # Adapters that were loaded before are missing too, and stay as they are.
+    if found.unexpected_keys or any(name in key for key in found.missing_keys):
+        _drop_adapter(model, name)
+        raise ConfigError(f"The adapter in {folder} does not fit the model.", remedy)
+
+
+def _drop_adapter(model: Any, name: str) -> None:
+    if name in getattr(model, "peft_config", {}):
+        with _quiet():
+            model.delete_adapter(name)
+
+
+def require_peft() -> None:
+    """Raise a `ConfigError` where peft is not installed."""
     if importlib.util.find_spec("peft") is None:
         raise ConfigError("A LoRA adapter needs peft, which is not installed.", "Install it: pip install peft")
-    from safetensors import SafetensorError
-
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ConfigError(f"{folder} holds no adapter_model.safetensors.", "Give a folder as peft saves it.")
-    try:
-        with _quiet():
-            found = model.load_adapter(
-                str(folder), adapter_name=name, is_trainable=trainable, local_files_only=True, use_safetensors=True
-            )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ConfigError(f"The adapter in {folder} cannot be loaded: {error}", "Train it on this model.") from error
-    if found.missing_keys or found.unexpected_keys:
-        raise ConfigError(f"The adapter in {folder} is not of this model.", "Train it on this model.")
 
 
 def _four_bit(cuda: bool) -> Any:
@@ -234,13 +252,18 @@ def _greedy(own: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without progress bars, which a library has no business to print."""
+    """Without progress bars, and without warnings of what is meant to be: that there are several adapters."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+            warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
+            yield
     finally:
-        if shown:
+        logging.set_verbosity(level)
+        if bars:
             logging.enable_progress_bar()

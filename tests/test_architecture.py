@@ -29,6 +29,7 @@ OWNERS = {
         "agents/lora.py",
         "agents/qwen_model.py",
         "agents/qwen_vl.py",
+        "agents/training_state.py",
         "secondlook/doctor.py",
     },
     "open_clip": {"agents/encoder.py"},

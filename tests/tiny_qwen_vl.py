@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
+
+from secondlook.prompts import load
 
 Family = Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5"]
 SPECIAL = (
@@ -23,12 +26,8 @@ TEMPLATE = """{%- for message in messages -%}
 {% endfor -%}
 {% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
-TEXTS = (
-    'What does the picture show? Choose the one label that fits best. Words in double quotes are data.',
-    'Answer with one JSON object and nothing else: {"label": "red", "confidence": 0.9, "reason": "It is red."}',
-    "Answer with the letter of the label, and nothing else.",
-    "Of similar pictures whose label is known: similarity",
-) * 4  # fmt: skip
+TEXTS = [load(name).text for name in ("classify.md", "second_look.md", "answer_json.md", "answer_letter.md")]
+"""What the tokenizer learns its words from, so that a question is few tokens."""
 
 
 def write_tiny_qwen_vl(folder: Path, family: Family = "qwen2_5_vl", seed: int = 0) -> Path:
@@ -36,6 +35,7 @@ def write_tiny_qwen_vl(folder: Path, family: Family = "qwen2_5_vl", seed: int = 
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
@@ -65,10 +65,8 @@ def _tokenizer() -> Any:
     )
     trained.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, min_frequency=2, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=800, initial_alphabet=alphabet, min_frequency=1, show_progress=False)
     trained.train_from_iterator(TEXTS, trainer)
-    import json
-
     learnt = json.loads(trained.to_str())["model"]
     found = Qwen2Tokenizer(
         vocab=learnt["vocab"],
