@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import string
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -40,7 +41,8 @@ class Option(NamedTuple):
     description: str
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True)
+class Found:
     """What the similar pictures say of a label."""
 
     label: str
