@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -161,8 +161,8 @@ class ChatModel:
     async def _ask(self, body: Mapping[str, Any]) -> tuple[Reply, int, float]:
         """Post what the model accepts of a request, and learn what it refuses: the reply, requests made, seconds."""
         known = _refused.setdefault((self.endpoint.base_url, self.model), set())
-        without = set(known)
         kept = None if self.endpoint.structured == "auto" else "response_format"
+        without = known - {kept}
         total = 0.0
         for calls in range(1, len(OPTIONAL) + 2):
             sent = leave_out(body, without)
@@ -284,8 +284,7 @@ async def _bounded(response: httpx2.Response) -> None:
 
     if response.headers.get("content-encoding", "identity") != "identity":
         raise TooLongError("sent a compressed reply, which was not asked for")
-    inner = response.stream
-    assert isinstance(inner, httpx2.AsyncByteStream)
+    inner = cast("httpx2.AsyncByteStream", response.stream)
 
     class Counted(httpx2.AsyncByteStream):
         async def __aiter__(self) -> AsyncGenerator[bytes]:

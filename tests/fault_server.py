@@ -10,10 +10,10 @@ What it does with a request is decided by the first of these that applies:
 - ``share=0.2, seed=0, faults=FAULTS``: this share of requests fails, each with a kind drawn from ``faults``. The draw
   depends on seed, pictures, prompt and how often these were asked before: never on the order of arrival.
 
-Kinds: ``ok``, those of `FAULTS`, those of `REFUSALS`, and ``dribble``, a byte every 20 ms. `KINDS` says of each whether
-it is an answer, and whether asking again may help. What a good answer says is ``server.answer_of(picture digest)``: a
-label, a confidence, a reason; by default drawn from the digest, or set by ``answer=function of the digest``.
-`picture_digest` gives the digest of a data URL.
+Kinds: ``ok``, those of `FAULTS`, those of `REFUSALS`, ``dribble``, a byte every 20 ms, and ``cut short``, a text that
+stops at the limit of tokens. `KINDS` says of each whether it is an answer, and whether asking again may help. What a
+good answer says is ``server.answer_of(picture digest)``: a label, a confidence, a reason; by default drawn from the
+digest, or set by ``answer=function of the digest``. `picture_digest` gives the digest of a data URL.
 
 Options: ``latency_s`` before every answer; ``silence_s``, how long the kind ``silence`` waits before a good answer;
 ``retry_after``, the text of that header; ``refuses={"response_format": 400}``, request fields refused with a status;
@@ -83,6 +83,7 @@ KINDS: Mapping[str, Kind] = {
     "a megabyte": Kind(False, False),
     "another language": Kind(False, False),
     "dribble": Kind(False, True),
+    "cut short": Kind(False, False),
     "307": Kind(False, False),
     "400": Kind(False, False),
     "401": Kind(False, False),
@@ -91,7 +92,7 @@ KINDS: Mapping[str, Kind] = {
 }
 REFUSALS = ("307", "400", "401", "403", "404")
 """Kinds that stay so until somebody changes the configuration."""
-FAULTS = tuple(kind for kind in KINDS if kind not in ("ok", "dribble", *REFUSALS))
+FAULTS = tuple(kind for kind in KINDS if kind not in ("ok", "dribble", "cut short", *REFUSALS))
 """What goes wrong by chance."""
 
 
@@ -277,6 +278,9 @@ class FaultServer:
         if kind == "refusal":
             message = {"role": "assistant", "content": None, "refusal": "I cannot help with this picture."}
             return web.json_response(self._completion(message))
+        if kind == "cut short":
+            half = {"role": "assistant", "content": self._odd(asked, "fenced")[:30]}
+            return web.json_response(self._completion(half, "length"))
         if kind == "ok":
             return web.json_response(self._good(asked))
         return web.json_response(self._completion({"role": "assistant", "content": self._odd(asked, kind)}))
@@ -285,7 +289,8 @@ class FaultServer:
         texts, pictures = [], []
         for message in body.get("messages", ()):
             content = message["content"]
-            for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            for part in parts:
                 if part["type"] == "text":
                     texts.append(part["text"])
                 else:
@@ -335,7 +340,7 @@ class FaultServer:
         said = self.answer_of(asked.picture)
         good = {"label": said.label, "confidence": said.confidence, "reason": said.reason}
         other = self.labels[(list(self.labels).index(said.label) + 1) % len(self.labels)]
-        texts = {
+        texts: dict[str, dict[str, Any]] = {
             "wrong label": {**good, "label": "a label of nobody"},
             "other case": {**good, "label": said.label.swapcase()},
             "95%": {**good, "confidence": "95%"},
@@ -352,8 +357,8 @@ class FaultServer:
         assert kind == "another language", kind
         return "На снимке видно лист; вероятно, он болен."
 
-    def _completion(self, message: dict[str, Any]) -> dict[str, Any]:
-        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+    def _completion(self, message: dict[str, Any], finish: str = "stop") -> dict[str, Any]:
+        choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
         done = {"id": "1", "object": "chat.completion", "created": 0, "model": "scripted", "choices": [choice]}
         if self.usage:
             done["usage"] = {"prompt_tokens": 500, "completion_tokens": 20, "total_tokens": 520}

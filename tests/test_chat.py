@@ -99,6 +99,7 @@ OUTCOMES = [
     Outcome("wrong label", '"a label of nobody"', error=False),
     Outcome("other case", '"confidence": ', error=False),
     Outcome("fenced", "```json", error=False),
+    Outcome("cut short", '{"label', error=False),
     Outcome("two objects", '}\n{"label"', error=False),
     Outcome("95%", '"95%"', error=False),
     Outcome("95", ": 95,", error=False),
@@ -246,7 +247,7 @@ def test_an_unknown_price_counts_nothing_and_a_refusal_costs_what_it_took(server
 
 def test_each_event_loop_has_a_client_that_ends_with_it(server: FaultServer) -> None:
     chat = model(server)
-    seen = []
+    seen: list[Any] = []
 
     async def twice() -> None:
         await chat.complete(QUESTION)
