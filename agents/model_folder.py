@@ -15,6 +15,11 @@ FILES = ("*.json", "*.jinja", "*.txt", "*.safetensors")
 """What of a published model is fetched, and what its digest is taken of: never code, never a pickle."""
 
 
+def packaged_folder() -> Path:
+    """Return the folder of the model that ships with the package."""
+    return Path(str(files("secondlook") / "assets" / EMBEDDED))
+
+
 def folder_of(model: str) -> Path:
     """Return the folder of a model: itself, the packaged one's, or that of a hub id, which is fetched where needed.
 
@@ -23,7 +28,7 @@ def folder_of(model: str) -> Path:
     ConfigError
         When it is neither a folder with a config.json nor a hub id that can be had.
     """
-    path = Path(str(files("secondlook") / "assets" / EMBEDDED)) if model == EMBEDDED else Path(model)
+    path = packaged_folder() if model == EMBEDDED else Path(model)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigError(f"{path} holds no config.json.", "Give a folder as transformers saves it, or a hub id.")

@@ -15,7 +15,7 @@ from secondlook.agents.photo import Photo
 from secondlook.prompts import data
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
 MOST_BYTES = 32 * 2**20
 """Largest file fetched, in bytes."""
@@ -26,7 +26,7 @@ PORT = 443
 
 Resolve = Callable[[str], Sequence[str]]
 """Gives the addresses of a host."""
-Transport = Callable[[], "httpx.AsyncBaseTransport"]
+Transport = Callable[[], "httpx2.AsyncBaseTransport"]
 
 _UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -56,7 +56,7 @@ def fetch_photo(
     resolve : callable, optional
         Gives the addresses of a host; the system does by default.
     transport : callable, optional
-        Makes the httpx transport of each request.
+        Makes the httpx2 transport of each request.
 
     Returns
     -------
@@ -127,15 +127,15 @@ def is_public(address: str) -> bool:
 
 
 async def _fetch(
-    url: httpx.URL, most_bytes: int, timeout_s: float, resolve: Resolve, transport: Transport | None
+    url: httpx2.URL, most_bytes: int, timeout_s: float, resolve: Resolve, transport: Transport | None
 ) -> bytes:
-    import httpx
+    import httpx2
 
     for _ in range(1 + MOST_REDIRECTS):
         there = url.copy_with(host=await _address(url, resolve))
         headers = {"Host": url.netloc.decode("ascii"), "Accept": "image/*", "Accept-Encoding": "identity"}
         # A client of its own for each: none would reuse the connection, or tell the cookies, of another host.
-        client = httpx.AsyncClient(
+        client = httpx2.AsyncClient(
             transport=transport() if transport else None, trust_env=False, timeout=timeout_s, follow_redirects=False
         )
         try:
@@ -146,20 +146,20 @@ async def _fetch(
                 if not reply.has_redirect_location:
                     return await _content(reply, most_bytes, _shown(url))
                 onward = str(url.join(reply.headers["location"]))
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             what = f"{type(error).__name__}: {data(error, 120)}"
             raise ImageError(f"{_shown(url)}: cannot be fetched; {what}.") from error
         url = _checked(onward)
     raise ImageError(f"{_shown(url)}: was redirected more than {MOST_REDIRECTS} times.")
 
 
-def _checked(text: str) -> httpx.URL:
+def _checked(text: str) -> httpx2.URL:
     """Return a URL of the one kind that is fetched."""
-    import httpx
+    import httpx2
 
     try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
+        url = httpx2.URL(text)
+    except httpx2.InvalidURL as error:
         raise ImageError(f"{str(text)[:80]!r} is no URL.") from error
     if url.scheme != "https" or not url.host:
         raise ImageError(f"{_shown(url)}: is not fetched; only https:// is.")
@@ -168,7 +168,7 @@ def _checked(text: str) -> httpx.URL:
     return url
 
 
-async def _address(url: httpx.URL, resolve: Resolve) -> str:
+async def _address(url: httpx2.URL, resolve: Resolve) -> str:
     """Return the address to connect to, of a host all of whose addresses are public."""
     try:
         found = await anyio.to_thread.run_sync(resolve, _host(url), abandon_on_cancel=True)
@@ -182,7 +182,7 @@ async def _address(url: httpx.URL, resolve: Resolve) -> str:
     return found[0]
 
 
-async def _content(reply: httpx.Response, most_bytes: int, shown: str) -> bytes:
+async def _content(reply: httpx2.Response, most_bytes: int, shown: str) -> bytes:
     """Read a file, no further than allowed."""
     if reply.status_code != 200:
         raise ImageError(f"{shown}: the server answered with status {reply.status_code}.")
@@ -200,12 +200,12 @@ def _addresses(host: str) -> list[str]:
     return [str(each[4][0]) for each in socket.getaddrinfo(host, PORT, type=socket.SOCK_STREAM)]
 
 
-def _shown(url: httpx.URL) -> str:
+def _shown(url: httpx2.URL) -> str:
     """Host and path; a query may hold a signature, and the user a password."""
     path = url.raw_path.decode("ascii").partition("?")[0]
     return f"{url.scheme}://{_host(url)}{path}"[:200]
 
 
-def _host(url: httpx.URL) -> str:
+def _host(url: httpx2.URL) -> str:
     """Return the host as it is looked up: in ASCII, whatever its script."""
     return url.raw_host.decode("ascii")

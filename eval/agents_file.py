@@ -26,8 +26,8 @@ def read_agents(path: Path) -> Language:
     Parameters
     ----------
     path : Path
-        YAML with `agents`, a list of `OpenAISpec` and `QwenSpec`, and optionally `judge`, a `JudgeSpec`. Files that
-        it names are looked for beside it.
+        YAML with `agents`, a list of `OpenAISpec` and `QwenSpec`, and optionally `judge`, a `JudgeSpec`, and
+        `endpoints`, which these may name. Files that it names are looked for beside it.
 
     Raises
     ------
@@ -37,13 +37,15 @@ def read_agents(path: Path) -> Language:
     found = _read_yaml(path)
     if not isinstance(found, dict):
         raise ConfigError(f"{path} holds no `agents:`.", FORM)
-    agents = found.get("agents") or []
-    placed = {
-        **found,
-        "agents": [_placed(each, path.parent) for each in agents] if isinstance(agents, list) else agents,
-    }
+    placed, agents = dict(found), found.get("agents") or []
+    endpoints = placed.pop("endpoints", None) or {}
+
+    def place(spec: Any) -> Any:
+        return _placed(spec, path, endpoints)
+
+    placed["agents"] = [*map(place, agents)] if isinstance(agents, list) else agents
     if "judge" in found:
-        placed["judge"] = _placed(found["judge"], path.parent)
+        placed["judge"] = place(found["judge"])
     try:
         return Language.model_validate(placed)
     except ValidationError as error:
@@ -64,10 +66,17 @@ def _read_yaml(path: Path) -> Any:
         raise ConfigError(f"The agents {path} are not YAML: {what}.", FORM) from error
 
 
-def _placed(spec: Any, folder: Path) -> Any:
-    """Turn the names of files and folders that lie beside the file into whole paths."""
+def _placed(spec: Any, path: Path, endpoints: Any) -> Any:
+    """Put in the endpoint that is named, and whole paths for the files and folders that lie beside the file."""
     if not isinstance(spec, dict):
         return spec
+    folder = path.parent
+    if isinstance(name := spec.get("endpoint"), str):
+        if not isinstance(endpoints, dict) or name not in endpoints:
+            near = difflib.get_close_matches(name, map(str, endpoints), n=1) if isinstance(endpoints, dict) else []
+            hint = f"Did you mean {near[0]!r}?" if near else "Describe it under `endpoints:`."
+            raise ConfigError(f"{path}: there is no endpoint {name[:60]!r}.", hint)
+        spec = {**spec, "endpoint": endpoints[name]}
     placed = {key: _beside(value, folder) if key in PATHS else value for key, value in spec.items()}
     if isinstance(wording := spec.get("wording"), dict):
         placed["wording"] = {key: _beside(value, folder) for key, value in wording.items()}
@@ -83,7 +92,9 @@ def _beside(name: Any, folder: Path) -> Any:
 
 def _named(path: Path, error: ValidationError) -> ConfigError:
     """Say which value is wrong, and for a misspelt key which one is nearest."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    errors = error.errors(include_url=False, include_context=False)
+    # A key that is misspelt is the reason why another one is missing.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     place = [part for part in first["loc"] if part not in ("openai", "qwen")]
     where = ".".join(map(str, place))
     if first["type"] == "extra_forbidden":

@@ -204,11 +204,18 @@ def show(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    agents: Annotated[
+        Path | None, typer.Option(help="YAML of language models: is each folder there, does each endpoint answer?")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Say what is installed, which devices there are, and where things are kept."""
-    from secondlook.doctor import examine
+    from secondlook.doctor import examine, examine_agents
 
     found = examine()
+    if agents:
+        found |= examine_agents(agents)
     if as_json:
         print(json.dumps(found, allow_nan=False))
     else:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -234,7 +234,7 @@ class Web:
         self.looked_up.append(host)
         return ["127.0.0.1"] if host in ("internal.example", "127.0.0.1") else [PUBLIC]
 
-    def transport(self) -> httpx.AsyncBaseTransport:
+    def transport(self) -> httpx2.AsyncBaseTransport:
         return _Here(self)
 
     def fetch(self, path: str, **more: Any) -> Photo:
@@ -242,14 +242,14 @@ class Web:
         return fetch_photo(url, allow=True, resolve=self.resolve, transport=self.transport, **more)
 
 
-class _Here(httpx.AsyncHTTPTransport):
+class _Here(httpx2.AsyncHTTPTransport):
     """The real transport, but for the address, which is this machine's."""
 
     def __init__(self, web: Web) -> None:
         super().__init__(verify=web.trusted, trust_env=False)
         self._web = web
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         self._web.connected.append(f"{request.url.host}:{request.url.port or 443}")
         request.url = request.url.copy_with(host="127.0.0.1", port=self._web.port)
         return await super().handle_async_request(request)
