@@ -74,10 +74,9 @@ def test_a_judge_that_repeats_the_best_member_is_not_better_than_it() -> None:
     assert found.fusion.fused_by == "best agent: good"
 
 
-@pytest.mark.parametrize("right", [0.4, 0.97])
-def test_auto_is_on_the_fitted_cases_never_worse_for_a_judge(right: float) -> None:
+def test_auto_is_on_the_fitted_cases_never_worse_for_a_poor_judge() -> None:
     members = agent("good", 0.85, 0), agent("poor", 0.6, 1)
-    with_judge = fitted("auto", *members, agent("judge", right, 2)).fitted.fusion.nll
+    with_judge = fitted("auto", *members, agent("judge", 0.4, 2)).fitted.fusion.nll
     assert with_judge <= fitted("best_agent", *members).fitted.fusion.nll + 1e-9
 
 

@@ -404,7 +404,7 @@ def test_a_judge_that_obeys_a_planted_instruction_does_not_decide() -> None:
     folds = (np.arange(30) // 3 % 5).astype(np.intp)
     answers = calibrate_all(outcomes, truth, folds, 3)
     split = Embedded(tuple(cases), np.zeros((30, 1), np.float32), truth, tuple(c.id for c in cases))
-    policies: tuple[PolicyName, ...] = ("judge", "auto", "pool")
+    policies: tuple[PolicyName, ...] = ("judge", "pool")
     for policy in policies:
         found = fit_look(answers, split, np.ones(30), folds, policy).fitted
         np.testing.assert_array_equal(found.beliefs.argmax(axis=1), answers[0].probs.argmax(axis=1))
