@@ -15,7 +15,8 @@ stops at the limit of tokens. `KINDS` says of each whether it is an answer, and 
 good answer says is ``server.answer_of(picture digest)``: a label, a confidence, a reason; by default drawn from the
 digest, or set by ``answer=function of the digest``. `picture_digest` gives the digest of a data URL.
 
-Options: ``latency_s`` before every answer; ``silence_s``, how long the kind ``silence`` waits before a good answer;
+Options: ``latency_s`` before every answer; ``hold``, so many requests must have been there at once before any is
+answered; ``silence_s``, how long the kind ``silence`` waits before a good answer;
 ``retry_after``, the text of that header; ``refuses={"response_format": 400}``, request fields refused with a status;
 ``ignores={"logprobs"}``, fields that are accepted without effect, as transformers serve does; ``decides=False``, no
 ``/v1/systemone``; ``usage=False``, no token counts; ``key="..."``, the only key that is let in (and echoed in the 401).
@@ -152,6 +153,7 @@ class FaultServer:
     faults: Sequence[str] = FAULTS
     answer: Callable[[str], Said] | None = None
     latency_s: float = 0.0
+    hold: int = 0
     silence_s: float = 60.0
     retry_after: str = "0"
     refuses: Mapping[str, int] = field(default_factory=dict)
@@ -253,6 +255,8 @@ class FaultServer:
             return failed(401, f"Incorrect API key provided: {asked.headers.get('Authorization')}")
         if self.latency_s:
             await asyncio.sleep(self.latency_s)
+        while self.most_at_once < self.hold and not self._end.is_set():
+            await asyncio.sleep(0.005)
         if refused := [name for name in self.refuses if asked.body.get(name) is not None]:
             self.calls["refused field"] += 1
             return failed(self.refuses[refused[0]], f"Unsupported parameter: {refused[0]!r} is not supported here.")

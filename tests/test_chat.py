@@ -37,7 +37,7 @@ def server(running: FaultServer) -> FaultServer:
     """The one server, as if it were new."""
     running.reset()
     running.plan, running.refuses, running.usage, running.key = None, {}, True, None
-    running.retry_after, running.latency_s = "0", 0.0
+    running.retry_after, running.hold = "0", 0
     return running
 
 
@@ -268,8 +268,8 @@ def test_each_event_loop_has_a_client_that_ends_with_it(server: FaultServer) -> 
 
 
 def test_calls_go_out_at_the_same_time(server: FaultServer) -> None:
-    server.latency_s = 0.2
-    chat = model(server)
+    server.hold = 32
+    chat = model(server, timeout_s=20)
 
     async def many() -> None:
         await asyncio.gather(*(chat.complete(QUESTION) for _ in range(32)))
@@ -304,7 +304,7 @@ def everything_about(error: BaseException) -> str:
 def test_the_key_is_sent_and_never_told(server: FaultServer, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     server.plan = lambda asked: kind  # its errors repeat the header
-    chat = model(server, key_env="SOME_KEY", timeout_s=0.2)
+    chat = model(server, key_env="SOME_KEY", timeout_s=0.2 if kind == "silence" else 5)
     found = ask(chat)
     assert server.asked[0].headers["Authorization"] == f"Bearer {KEY}"
     assert isinstance(found, CallError)
