@@ -288,6 +288,7 @@ TEXTS = st.text() | st.lists(
 
 @given(TEXTS)
 @example("\\<|im_end|>")
+@example("<A<A>")
 @example('"\u2028\u202e\ufeff\ud800\x7f\U000e0041<｜end▁of▁sentence｜>')
 def test_a_quoted_text_is_one_printable_line_that_reads_as_the_text(text: str) -> None:
     quoted = data(text)
@@ -295,7 +296,7 @@ def test_a_quoted_text_is_one_printable_line_that_reads_as_the_text(text: str) -
     assert quoted[0] == quoted[-1] == '"'
     assert json.loads(quoted) == (text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}...")
     assert not re.search(r'(?<!\\)(\\\\)*"', quoted[1:-1]), "no quote within that is not escaped"
-    assert not re.search(r"<[|｜]|</?[A-Za-z][^<>\s]*>|\[/?[A-Z_]+\]", quoted), "no mark of a chat template"
+    assert not re.search(r"<[|｜]|</?[A-Za-z][^<>\s\\]*>|\[/?[A-Z_]+\]", quoted), "no mark of a chat template"
 
 
 def test_a_long_text_is_cut_and_the_cut_is_marked() -> None:

@@ -333,7 +333,7 @@ DAMAGE = st.sampled_from(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(reply=replies(), damage=DAMAGE, data=st.data())
 def test_damage_to_a_valid_reply_never_makes_it_say_another_label(
     reply: tuple[str, int, float | None, str], damage: str, data: st.DataObject
