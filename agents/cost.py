@@ -56,6 +56,19 @@ class Cost(Frozen):
         """Model calls of both kinds."""
         return self.vlm_calls + self.llm_calls
 
+    @property
+    def in_words(self) -> str:
+        """What was paid, such as `3 calls, 4.2 s, 0.0012 USD`; empty where nothing was.
+
+        Examples
+        --------
+        >>> Cost(vlm_calls=1, seconds=0.5).in_words, Cost(looks=1).in_words
+        ('1 call, 0.5 s', '')
+        """
+        calls = f"{self.calls:g} call{'' if self.calls == 1 else 's'}" if self.calls else ""
+        parts = (calls, f"{self.seconds:.3g} s" if self.seconds else "", f"{self.usd:.3g} USD" if self.usd else "")
+        return ", ".join(part for part in parts if part)
+
     def __add__(self, other: Cost) -> Cost:
         """Add kind by kind."""
         return Cost(**{kind: getattr(self, kind) + getattr(other, kind) for kind in Cost.model_fields})

@@ -95,13 +95,18 @@ def _detail(row: Row, picture: str | None, shown: dict[str, int | None]) -> dict
         "reason": True,
         "trust": True,
         "evidence": True,
+        "cost": True,
     }
     kept: dict[str, Any] = _rounded(row.model_dump(mode="json", exclude=left_out | {"looks": said}))
     neighbours = [
         {"id": n.id, "label": n.label, "similarity": _rounded(n.similarity), "picture": shown.get(n.path or "")}
         for n in row.evidence
     ]
-    return kept | {"picture": picture, "evidence": neighbours}
+    for opinion in (opinion for look in kept["looks"] for opinion in look["opinions"]):
+        if not opinion["reason"]:
+            del opinion["reason"]
+    spent = {"spent": row.cost.in_words} if row.cost.in_words else {}
+    return kept | {"picture": picture, "evidence": neighbours} | spent
 
 
 def _rounded(value: Any) -> Any:

@@ -259,10 +259,13 @@ def _ask_all(
         cases, labels = calibration.cases, task.labels
         step("asking the first panel")
         first = ask_blocking(panels[1], cases)
-        measure = shown_records(first, calibration.truth, labels)
-        judge = judge_of(config.language, task, means, records_by_fold(cases, folds, measure))
-        if judge is not None:
-            first |= ask_blocking([judge], hear_all(cases, first, labels))
+        shown: tuple[ShownRecord, ...] = ()
+        judge = None
+        if config.language.judge is not None:
+            measure = shown_records(first, calibration.truth, labels)
+            shown = measure(np.ones(len(cases), dtype=np.bool_))
+            judge = judge_of(config.language, task, means, records_by_fold(cases, folds, measure))
+            first |= ask_blocking([judge] if judge else [], hear_all(cases, first, labels))
         step("asking the second panel")
         second = ask_blocking(
             panels[2],
@@ -272,7 +275,6 @@ def _ask_all(
             labels,
         )
     arrays = Arrays(classifier, head, strangers, typical)
-    shown = measure(np.ones(len(cases), dtype=np.bool_)) if judge is not None else ()
     return _Asked(arrays, typical.of(scores), folds, {1: first, 2: second}, shown)
 
 

@@ -127,7 +127,11 @@
     if (look.probs) opinions.append(bars(`belief (${look.fused_by})`, look.probs, "belief", truth));
     const earlier = look.opinions.filter((o) => o.look !== look.look).length;
     for (const o of look.opinions.filter((o) => o.look === look.look)) {
-      if (o.probs) opinions.append(bars(o.agent, o.probs, "", truth));
+      if (o.probs) {
+        const said = bars(o.agent, o.probs, "", truth);
+        if (o.reason) said.append(el("p", "reason", `“${o.reason}”`));
+        opinions.append(said);
+      }
       else opinions.append(el("div", "opinion", el("h4", "", o.agent), el("p", "failed", "✗ " + (o.error || "no answer"))));
     }
     box.append(opinions);
@@ -143,6 +147,7 @@
   const inside = (v) => {
     const box = el("div", "inside");
     for (const look of v.looks) box.append(lookSection(look, v.truth));
+    if (v.spent) box.append(el("p", "because", `Language models took ${v.spent}.`));
     if (v.evidence.length) {
       box.append(el("h3", "", "Most similar labelled images"));
       box.append(el("p", "fine key", "= bears the label of the verdict, ≠ bears another"));

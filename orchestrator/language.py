@@ -21,6 +21,7 @@ from secondlook.agents.openai_vlm import OpenAISpec, OpenAIVlm
 from secondlook.agents.qwen_vl import QwenSpec, QwenVl
 from secondlook.agents.sampled import Sampled
 from secondlook.agents.wrappers import Budgeted, Patience, Resilient
+from secondlook.orchestrator.judge_fusion import judge_in
 from secondlook.orchestrator.llm_judge import JudgeSpec, LlmJudge
 from secondlook.orchestrator.shown_record import Shown, ShownRecord
 
@@ -40,6 +41,8 @@ class Language(Frozen):
         names = [*TAKEN, *(spec.name for spec in self.agents), *([self.judge.name] if self.judge else [])]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"Two agents are called {twice[0]!r}.", "Give each a name of its own.")
+        if taken := [spec.name for spec in self.agents if judge_in((spec.name,))]:
+            raise ConfigError(f"An agent that looks is called {taken[0]!r}.", "Only a judge's name begins so.")
         return self
 
 

@@ -45,7 +45,7 @@ def fit(
         str,
         typer.Option(
             help="How opinions become one belief: pool, mean, majority, confidence_weighted, cooked, confusion, "
-            "joint_confusion, stacked, neighbour_vote, best_agent, or auto, which takes the best on held-out images."
+            "joint_confusion, stacked, neighbour_vote, judge, best_agent, or auto: the best on held-out images."
         ),
     ] = "pool",
     target_risk: Annotated[float, typer.Option(help="Error rate among accepted images not to be exceeded.")] = 0.05,
