@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,7 @@ from secondlook.agents.label_likelihoods import (
     letter_tokens,
     replies_of,
 )
+from secondlook.agents.lora import LoraSettings
 from secondlook.agents.model_folder import digest_of_folder, folder_of
 from secondlook.agents.pictures import Shown, shown, shrunk
 from secondlook.agents.prediction import MOST_REASON, Failure, Outcome, Prediction
@@ -60,6 +61,8 @@ class QwenSpec(Frozen):
     four_bit: bool = False
     adapter: str | None = None
     """A folder with a LoRA adapter, as peft saves it."""
+    fit: LoraSettings | None = None
+    """Where it is given, `fit` trains an adapter on the train split; the settings in `asked_as` are taken from here."""
     reason: bool = False
     """Whether a reason is written, which takes many times as long as the label."""
     looks: tuple[Literal[1, 2], ...] = (1, 2)
@@ -78,7 +81,18 @@ class QwenSpec(Frozen):
             raise ConfigError(f"{self.name}: a letter has no reason.", "Take belief: likelihood, or leave reason out.")
         if self.permutations > 1 and self.belief != "letters":
             raise ConfigError(f"{self.name}: only letters are permuted.", "Leave permutations out.")
+        if self.fit is not None and (self.adapter or self.belief != "likelihood"):
+            raise ConfigError(
+                f"{self.name}: what is fitted is an adapter of its own, for likelihoods.",
+                "Leave `adapter` out, and `belief` at likelihood; or leave `fit` out.",
+            )
         return self
+
+    @property
+    def asked_as(self) -> dict[str, Any]:
+        """The settings that a fine-tuning shares with the asking."""
+        shared = ("normalise", "max_pixels", "wording", "four_bit")
+        return {name: getattr(self, name) for name in shared}
 
 
 class QwenVl:

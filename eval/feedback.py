@@ -104,7 +104,7 @@ def open_feedback(
         model,
         arrays,
         OpenClipEncoder(model.config.encoder).digest,
-        parts_of(model.config.language, model.task),
+        parts_of(model.config.language.placed(model_folder), model.task),
     )
     path = ledger or model_folder / TRACK_FILE
     if acknowledge is not None and len(acknowledge) > LONGEST_TEXT:

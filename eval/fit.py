@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from secondlook.agents.folds import grouped_folds
 from secondlook.agents.prediction import Outcome
 from secondlook.agents.threads import one_thread
 from secondlook.agents.typicality import Typicality, fit_stranger_scores
+from secondlook.eval.adapters import fit_adapters
 from secondlook.eval.cases import read_dataset, readable
 from secondlook.eval.dataset import Dataset, LabelledCase, check_counts, check_disjoint, digest_of_split
 from secondlook.eval.decide import decide
@@ -47,7 +49,7 @@ from secondlook.orchestrator.fitted import (
     fresh_folder,
     save_model,
 )
-from secondlook.orchestrator.language import Language, Means, judge_of, members, parts_of
+from secondlook.orchestrator.language import ADAPTERS, Language, Means, judge_of, members, parts_of
 from secondlook.orchestrator.ledger import TRACK_FILE
 from secondlook.orchestrator.panels import raw_panels
 from secondlook.orchestrator.shown_record import ShownRecord, records_by_fold
@@ -132,9 +134,12 @@ def fit(
         _check_enough(labelled, task, notes)
         check_disjoint(labelled)
         with ExitStack() as opened:
+            kept = cache.path.parent if cache else Path(opened.enter_context(TemporaryDirectory(prefix="secondlook-")))
             answers = None
             if cache is not None and config.language != Language():
-                answers = opened.enter_context(AnswerCache(cache.path.parent))
+                answers = opened.enter_context(AnswerCache(kept))
+            train = splits["train"]
+            notes += fit_adapters(config.language, task, train, folder, kept / ADAPTERS, device, progress)
             means = Means(Account(config.budget), answers, device)
             model, arrays = _fit_all(folder, task, config, templates, embedder, splits, notes, progress, means)
         seen = {case.photo.digest for split in splits.values() for case in split.cases}
@@ -153,7 +158,7 @@ def _check_enough(rows: Mapping[str, Sequence[LabelledCase]], task: Task, notes:
 def _only_models(out: Path) -> Path:
     """Refuse to replace a folder that holds anything but a model, whatever else is called model.json."""
     out = out.resolve()
-    known = {MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER, TRACK_FILE}
+    known = {MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER, TRACK_FILE, ADAPTERS}
     if out.is_dir() and (foreign := sorted(path.name for path in out.iterdir() if path.name not in known)):
         raise ConfigError(f"{out} exists and is not a model folder: it holds {foreign[0]}.", "Choose another --out.")
     return out
@@ -210,7 +215,7 @@ def _fit_all(
             prompt=templates.sha256,
             arrays=asked.arrays.digest,
             index=index_digest(folder / INDEX_FOLDER),
-            language=parts_of(config.language, task, means.device),
+            language=parts_of(config.language.placed(folder), task, means.device),
         ),
         shown=asked.shown,
         notes=(*notes, *decided.notes),
@@ -242,6 +247,7 @@ def _ask_all(
     means: Means,
 ) -> _Asked:
     train, calibration = splits["train"], splits["calibration"]
+    language = config.language.placed(folder)
     step("fitting heads")
     head = fit_linear_head(train.vectors, train.truth, train.groups, len(task.labels), rng)
     strangers = fit_stranger_scores(train.vectors, train.truth, classifier)
@@ -255,16 +261,16 @@ def _ask_all(
     folds = grouped_folds(calibration.truth, calibration.groups, rng)
     with build_index(folder / INDEX_FOLDER, items, train.vectors, embedder.encoder.digest, rng=rng) as index:
         searcher = Searcher(index, config.neighbours)
-        panels = raw_panels(embedder, classifier, head, task, members(config.language, task, means))
+        panels = raw_panels(embedder, classifier, head, task, members(language, task, means))
         cases, labels = calibration.cases, task.labels
         step("asking the first panel")
         first = ask_blocking(panels[1], cases)
         shown: tuple[ShownRecord, ...] = ()
         judge = None
-        if config.language.judge is not None:
+        if language.judge is not None:
             measure = shown_records(first, calibration.truth, labels)
             shown = measure(np.ones(len(cases), dtype=np.bool_))
-            judge = judge_of(config.language, task, means, records_by_fold(cases, folds, measure))
+            judge = judge_of(language, task, means, records_by_fold(cases, folds, measure))
             first |= ask_blocking([judge] if judge else [], hear_all(cases, first, labels))
         step("asking the second panel")
         second = ask_blocking(

@@ -69,7 +69,7 @@ def load_pipeline(
     model, arrays = load_model(folder)
     encoder = encoder or OpenClipEncoder(model.config.encoder, device)
     _check_encoder(folder, model, arrays, encoder, ledger)
-    language = model.config.language
+    language = model.config.language.placed(folder)
     watch = open_watch(folder, model, arrays, encoder.digest, ledger, parts_of(language, model.task, device))
     embedder = Embedder(encoder, cache, batch_size=batch_size, thumbnails=thumbnails)
     opened = ExitStack()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, NamedTuple, Self, assert_never
 
 from pydantic import Field, model_validator
@@ -26,6 +27,8 @@ from secondlook.orchestrator.llm_judge import JudgeSpec, LlmJudge
 from secondlook.orchestrator.shown_record import Shown, ShownRecord
 
 AgentSpec = Annotated[OpenAISpec | QwenSpec, Field(discriminator="kind")]
+ADAPTERS = "adapters"
+"""Folder of a model folder that holds what `fit` trained for local models, by name."""
 TAKEN = ("zero-shot", "linear-head", "neighbour-vote")
 """Names of the agents that every panel has."""
 
@@ -44,6 +47,16 @@ class Language(Frozen):
         if taken := [spec.name for spec in self.agents if judge_in((spec.name,))]:
             raise ConfigError(f"An agent that looks is called {taken[0]!r}.", "Only a judge's name begins so.")
         return self
+
+    def placed(self, folder: Path) -> Self:
+        """Return the same with the adapters that `fit` trained, which lie in the model folder."""
+        return self.model_copy(update={"agents": tuple(_placed(spec, folder) for spec in self.agents)})
+
+
+def _placed(spec: AgentSpec, folder: Path) -> AgentSpec:
+    if not isinstance(spec, QwenSpec) or spec.fit is None:
+        return spec
+    return spec.model_copy(update={"adapter": str(folder / ADAPTERS / spec.name), "fit": None})
 
 
 class Member(NamedTuple):
