@@ -188,6 +188,8 @@ def load_model(folder: Path, device: Device = "auto", four_bit: bool = False) ->
         ) from error
     if getattr(processor, "image_processor", None) is None:
         raise ConfigError(f"The model in {folder} takes no pictures.", "Give a vision-language model.")
+    if not getattr(processor, "chat_template", None):
+        raise ConfigError(f"The model in {folder} has no chat template.", "Give one that was taught to answer.")
     model.generation_config = _greedy(model.generation_config)
     return QwenModel(model.eval(), processor, digest_of_folder(folder))
 

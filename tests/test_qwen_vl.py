@@ -285,6 +285,12 @@ def test_one_model_serves_all_agents_that_name_it_and_event_loops_go_on(tiny_qwe
 def test_what_the_user_can_put_right_is_said_with_a_remedy(tiny_qwen: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no config\.json"):
         QwenVl(QwenSpec(model=str(tmp_path)), TASK, "cpu").key(case(0))
+    with pytest.raises(ConfigError, match="no folder here"):
+        QwenVl(QwenSpec(model="no such/folder here"), TASK, "cpu").key(case(0))
+    silent = shutil.copytree(tiny_qwen, tmp_path / "silent")
+    (silent / "chat_template.jinja").unlink()
+    with pytest.raises(ConfigError, match="no chat template"):
+        ask(QwenVl(QwenSpec(model=str(silent)), TASK, "cpu"), [case(0)])
     broken = shutil.copytree(tiny_qwen, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ConfigError, match="cannot be loaded"):
