@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from secondlook.leaf_dialogues import Dialogues, VlTexts
+from secondlook.leaf_dialogues import KINDS, Dialogues, VlTexts
 
 WEIGHTS = "model.safetensors"
 END, START, PAD = "<|im_end|>", "<|im_start|>", "<|endoftext|>"
@@ -196,7 +195,6 @@ def corpus(texts: VlTexts, seed: int) -> list[str]:
     # Words that every chat has, often enough to be tokens of their own
     found = ["Yes", "No", "user", "assistant", "system"] * 20
     for number in range(SENTENCES):
-        asked = dialogues.ask(("first", "second", "letters", "closed")[number % 4], number // 4 % 4)  # type: ignore[arg-type]
-        label = int(np.argmax(asked.belief(np.eye(4)[asked.truth])))
-        found += [asked.text, dialogues.reply(asked, label, rng.uniform())]
+        asked = dialogues.ask(KINDS[number % len(KINDS)], number // len(KINDS) % 4)
+        found += [asked.before, asked.after, dialogues.reply(asked, asked.truth, rng.uniform())]
     return found
