@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import anyio
+import anyio.lowlevel
 
 from secondlook.agents.case import Case
 from secondlook.agents.cost import Cost
@@ -101,6 +102,8 @@ async def together(asks: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     >>> anyio.run(together, [three, three])
     [3, 3]
     """
+    if len(asks) == 1:
+        return [await asks[0]()]
     found: dict[int, T] = {}
 
     async def run(i: int) -> None:
@@ -110,6 +113,8 @@ async def together(asks: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
         async with anyio.create_task_group() as tasks:
             for i in range(len(asks)):
                 tasks.start_soon(run, i)
+                # What has begun goes on before more begins: the first call is not kept waiting by hundreds of others.
+                await anyio.lowlevel.checkpoint()
     except BaseExceptionGroup as errors:
         # Where all fail for one reason, such as a key that is missing, the reason is what the user is to be told.
         raise errors.exceptions[0] from None

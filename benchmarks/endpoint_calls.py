@@ -75,11 +75,13 @@ def measure(url: str, pipe: Connection, args: argparse.Namespace) -> dict[str, o
     account = Account(Budget(per_run=Limits(usd=1e6)))
     ideal = math.ceil(args.calls / args.concurrency) * args.latency
     asked = cases(args.calls)
-    walls, warm, before, repeated = [], 0.0, 0, 0
+    walls, used, warm, before, repeated = [], [], 0.0, 0, 0
     for number in range(args.rounds + 1):  # the first imports the client, and is not counted
         with tempfile.TemporaryDirectory() as folder, AnswerCache(Path(folder)) as cache:
             agent = wrapped(endpoint, account, cache, Patience.of(endpoint))
+            start = time.process_time()
             wall, outcomes = timed(agent, asked)
+            used += [time.process_time() - start] * (number > 0)
             assert all(isinstance(outcome, Prediction) for outcome in outcomes)
             walls += [wall] * (number > 0)
             pipe.send(True)
@@ -96,6 +98,7 @@ def measure(url: str, pipe: Connection, args: argparse.Namespace) -> dict[str, o
         "wall_s": [round(wall, 3) for wall in walls],
         "ratio_median": round(statistics.median(walls) / ideal, 3),
         "ratio_worst": round(max(walls) / ideal, 3),
+        "processor_s": [round(seconds, 3) for seconds in used],
         "again_s": round(warm, 3),
         "again_calls": repeated,
     }
