@@ -39,7 +39,7 @@ class LoraSettings(Frozen):
     """How an adapter is trained."""
 
     rank: Annotated[int, Field(ge=1)] = 8
-    alpha: Annotated[float, Field(gt=0)] = 16.0
+    alpha: Annotated[int, Field(gt=0)] = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     epochs: Annotated[int, Field(ge=1)] = 3
     batch_size: Annotated[int, Field(ge=1)] = 8

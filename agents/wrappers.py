@@ -22,7 +22,6 @@ from tenacity import (
     RetryCallState,
     retry_if_result,
     stop_after_attempt,
-    stop_any,
     wait_random_exponential,
 )
 
@@ -109,11 +108,12 @@ class Resilient(Wrapper):
             spent.append(outcome.cost)
             return outcome
 
+        enough = stop_after_attempt(self._patience.attempts)
         # An `AsyncRetrying` keeps its state by thread, so every case has its own.
         retrying = AsyncRetrying(
             retry=retry_if_result(_may_be_repeated),
             wait=self._wait,
-            stop=stop_any(stop_after_attempt(self._patience.attempts), self._waits_too_long),
+            stop=lambda state: enough(state) or self._waits_too_long(state),
             sleep=anyio.sleep,
             retry_error_callback=_last,
         )

@@ -50,12 +50,10 @@ def choose_gates(
     again : ndarray of bool of shape (N,), optional
         Cases that a judge sends on to the second look, whatever their trust.
     """
+    sent = looks[1]
     if again is not None and again.any():
         # What asks for another look is never accepted at the first, as if it had no trust at all.
-        data = looks[1].data
-        sent = replace(looks[1], data=data._replace(trust=np.where(again, 0.0, data.trust)))
-    else:
-        sent = looks[1]
+        sent = replace(sent, data=sent.data._replace(trust=np.where(again, 0.0, sent.data.trust)))
     gate = Gate(
         target_risk=config.target_risk,
         loss="cost" if loss.graded else "error",
@@ -64,8 +62,9 @@ def choose_gates(
         early_trust=config.early_trust,
     )
     gates: dict[int, Gate] = {}
-    for n, data in ((1, [looks[1].data]), (2, [sent.data, looks[2].data])):
-        gates[n] = gate if folds is None else choose_threshold(gate, data, typicality, split.groups)
+    shown = {1: [looks[1].data], 2: [sent.data, looks[2].data]}
+    for n, known in shown.items():
+        gates[n] = gate if folds is None else choose_threshold(gate, known, typicality, split.groups)
         last = looks[1].fitted.beliefs if n == 1 else final_beliefs(sent, looks[2], gates[n], typicality)
         sets = fit_prediction_sets(
             config.set_method, last, split.truth, config.set_level, per_label=config.set_per_label

@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple, Self, assert_never
 from pydantic import Field, model_validator
 
 from secondlook.agents.answer_cache import AnswerCache
-from secondlook.agents.base import Agent
+from secondlook.agents.base import Agent, Keyed
 from secondlook.agents.cached import Cached
 from secondlook.agents.case import Frozen, Task, digest_of
 from secondlook.agents.chat import ChatModel
@@ -152,11 +152,11 @@ def _agent(spec: AgentSpec, task: Task, means: Means) -> Agent:
             assert_never(spec)
 
 
-def _reached(raw: Agent, endpoint: Endpoint, means: Means) -> Agent:
+def _reached(raw: Agent, endpoint: Endpoint, means: Means) -> Keyed:
     """Wrap an agent behind an endpoint: what it may spend is checked before each call, what fails is tried again."""
     patience = Patience(attempts=endpoint.attempts, timeout_s=endpoint.timeout_s)
     return Resilient(Budgeted(raw, means.account), line_of(endpoint), patience)
 
 
-def _remembered(agent: Agent, means: Means, *, batched: bool = False) -> Agent:
+def _remembered(agent: Keyed, means: Means, *, batched: bool = False) -> Agent:
     return agent if means.answers is None else Cached(agent, means.answers, batched=batched)
