@@ -21,8 +21,8 @@ from secondlook.agents.errors import AgentError, ConfigError
 from secondlook.agents.letters import letter_logprobs
 from secondlook.agents.photo import Photo
 from secondlook.agents.picture_url import picture_asset, picture_url
+from secondlook.agents.pictures import Shown, picture_digests, show
 from secondlook.agents.prediction import FREE, Failure, Outcome, Prediction
-from secondlook.agents.shown import Shown, picture_digests, show
 from secondlook.agents.vlm_question import VlmQuestion, Wording
 from secondlook.agents.vlm_reply import read_stated
 

@@ -28,7 +28,7 @@ from secondlook.agents.label_likelihoods import (
 )
 from secondlook.agents.lora import LoraSettings
 from secondlook.agents.model_folder import digest_of_folder, folder_of
-from secondlook.agents.pictures import Shown, shown, shrunk
+from secondlook.agents.pictures import Shown, picture_digests, show, shrunk
 from secondlook.agents.prediction import MOST_REASON, Failure, Outcome, Prediction
 from secondlook.agents.qwen_model import Asked, QwenModel, on_cuda, shared_model
 from secondlook.agents.vlm_question import VlmQuestion, Wording
@@ -168,13 +168,9 @@ class QwenVl:
         how = self.spec.model_dump(
             mode="json", include={"belief", "max_pixels", "reason", "permutations", "normalise", "name"}
         )
-        case, photos = shown(case, self.spec.n_pictures)
         texts = [self._question.text(case, order) for order in self._orders]
-        try:
-            pictures = [photo.digest for photo in photos]
-        except ImageError as error:
-            pictures = [str(error)]
-        whole = ["qwen 1", self.digest, how, list(self._task.labels), texts, pictures, case.draw]
+        pictures = picture_digests(case, self.spec.n_pictures)
+        whole = ["qwen 2", self.digest, how, list(self._task.labels), texts, pictures, case.draw]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     async def predict(self, cases: Sequence[Case]) -> list[Outcome]:
@@ -195,7 +191,7 @@ class QwenVl:
         for i, case in enumerate(cases):
             try:
                 case.photo.shrink()
-                ready[i] = shown(case, self.spec.n_pictures)
+                ready[i] = show(case, self.spec.n_pictures)
             except ImageError as error:
                 found[i] = Failure(agent=self.name, look=case.look, error=str(error))
         found |= zip(ready, self._judged(list(ready.values())), strict=True)

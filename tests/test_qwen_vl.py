@@ -18,7 +18,7 @@ from secondlook.agents.case import Case, Evidence, Neighbour, Task
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.label_likelihoods import label_scores, letter_scores, letter_tokens, replies_of
 from secondlook.agents.photo import Photo
-from secondlook.agents.pictures import shown
+from secondlook.agents.pictures import show
 from secondlook.agents.prediction import Failure, Outcome, Prediction
 from secondlook.agents.qwen_model import Asked, QwenModel, load_model, shared_model
 from secondlook.agents.qwen_vl import QwenSpec, QwenVl
@@ -200,7 +200,7 @@ def test_pictures_of_neighbours_are_shown_where_they_can_be_read(tiny_qwen: Path
         photo(i).pixels().save(paths[i])
     paths[0].write_bytes(b"no image")
     asked = with_neighbours([tmp_path / "missing.png", *paths])
-    seen = shown(asked, 2)
+    seen = show(asked, 2)
     assert [each.name for each in seen.photos] == ["photo 0", "1.png", "2.png"]
     agent = QwenVl(QwenSpec(model=str(tiny_qwen), n_pictures=2), TASK, "cpu")
     assert "After it stand 2 of the similar ones" in agent._question.text(seen.case)
