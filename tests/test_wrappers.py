@@ -21,6 +21,7 @@ from secondlook.agents.cached import Cached
 from secondlook.agents.calibration import Calibrated, Calibrator
 from secondlook.agents.case import Case, Evidence
 from secondlook.agents.cost import Account, Budget, Cost, Limits
+from secondlook.agents.endpoint import Endpoint
 from secondlook.agents.errors import ConfigError, ImageError
 from secondlook.agents.fakes import ScriptedAgent
 from secondlook.agents.line import Line
@@ -561,3 +562,10 @@ def test_with_all_wrappers_every_case_has_an_outcome_and_a_second_run_asks_nothi
     again = ask(Calibrated(whole(far, cache, account), both), *cases)
     assert far.calls == before
     assert [outcome.model_copy(update={"cost": FREE}) for outcome in outcomes] == again
+
+
+def test_an_endpoint_says_itself_that_it_took_too_long_before_the_wrapper_does() -> None:
+    endpoint = Endpoint(base_url="http://127.0.0.1:9/v1", attempts=7, timeout_s=30)
+    patience = Patience.of(endpoint)
+    assert patience.attempts == 7
+    assert patience.timeout_s > 30
