@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import string
 from typing import NamedTuple, TypeVar
 
 from secondlook.agents.case import Task
@@ -25,7 +24,6 @@ NEXT = {None: False, "accept": False, "look again": True}
 """What a judge may ask for, and whether it is another look."""
 
 _PERCENT = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*")
-_LETTER = re.compile(r"\(?([A-Z])[.)]?")
 # Objects stay pairs, so that a key that stands twice can be seen.
 _DECODER = json.JSONDecoder(object_pairs_hook=tuple)
 
@@ -103,34 +101,6 @@ def read_judgement(text: str, task: Task, agent: str, look: int, prompt: str = "
     """
     prediction = read_stated(text, task, agent, look, prompt)
     return prediction.model_copy(update={"again": _agreed([_again(found) for found in _objects(text)])})
-
-
-def read_letter(text: str, n: int) -> int:
-    """Read the letter of an option: alone, or as lists mark it, ``A.``, ``A)`` or ``(A)``.
-
-    Returns
-    -------
-    int
-        0 for A.
-
-    Raises
-    ------
-    AgentError
-        When the reply is anything else, or the letter is not among the first `n`.
-
-    Examples
-    --------
-    >>> read_letter(" B.", 3)
-    1
-    """
-    spoken = _spoken(text).strip()
-    match = _LETTER.fullmatch(spoken)
-    if match is None:
-        raise AgentError(f"The reply is not the letter of an option: {data(spoken, MOST_QUOTED)}.")
-    place = string.ascii_uppercase.index(match[1])
-    if place >= n:
-        raise AgentError(f"There is no option {match[1]}; the last is {string.ascii_uppercase[n - 1]}.")
-    return place
 
 
 def _spoken(text: str) -> str:

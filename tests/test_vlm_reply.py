@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from strategies import UNIT
 from secondlook.agents.case import Task
 from secondlook.agents.errors import AgentError
 from secondlook.agents.prediction import LEAST, MOST_REASON, Prediction
-from secondlook.agents.vlm_reply import MOST_TEXT, read_judgement, read_letter, read_stated
+from secondlook.agents.vlm_reply import MOST_TEXT, read_judgement, read_stated
 
 TASK = Task(
     labels=("healthy", "rust", "scab", "black-rot"),
@@ -218,23 +217,6 @@ def test_a_judge_that_asks_for_both_is_refused() -> None:
             read_judgement(text, TASK, "judge", 1)
 
 
-@pytest.mark.parametrize(
-    ("text", "place"),
-    [("A", 0), (" B.\n", 1), ("C)", 2), ("(C)", 2), ("<think>A or B</think>\n\nB", 1), ("or B?</think>A", 0)],
-)
-def test_a_letter_is_read(text: str, place: int) -> None:
-    assert read_letter(text, 3) == place
-
-
-@pytest.mark.parametrize(
-    "text", ["", "D", "a", "AB", "A B", "A or B", "1", "Α", "A: rust", "The answer is A", "<think>A", "A" * 200_000]
-)
-def test_what_is_not_the_letter_of_an_option_is_refused(text: str) -> None:
-    with pytest.raises(AgentError) as refused:
-        read_letter(text, 3)
-    check_sentence(str(refused.value))
-
-
 # -- laws
 
 MARKS = ("{", "}", "[", "]", '"', ":", ",", "\\", "\n", " ", "```json\n", "<think>", "</think>", "null", "NaN")
@@ -265,10 +247,6 @@ def check_any(text: str) -> None:
             assert LEAST <= found.scores[found.top] <= 1
             assert Prediction.model_validate_json(found.model_dump_json().encode()) == found
             assert not found.reason or found.reason.isprintable()
-    try:
-        assert re.sub(r"(?s).*</think>", "", text).strip(" \n().") == "ABC"[read_letter(text, 3)]
-    except AgentError as error:
-        check_sentence(str(error))
 
 
 def escaped(word: str) -> str:
