@@ -38,8 +38,10 @@ class Asked(NamedTuple):
     """Stands after it."""
     truth: int
     """Position in `LABELS` of the label that the question was made for."""
+    names: tuple[str, ...]
+    """For every label of `LABELS` the name it has in the question; empty where it is not offered."""
     answers: tuple[str, ...]
-    """For every label of `LABELS` the answer that stands for it; empty where the label is not offered."""
+    """And the answer that stands for it: the name, or a letter."""
     counts: tuple[int, ...]
     """Similar pictures of every label; zeros where none is spoken of."""
 
@@ -48,7 +50,7 @@ class Asked(NamedTuple):
 
         Examples
         --------
-        >>> asked = Asked("first", "", "", 0, ("a", "b", "", ""), (3, 1, 0, 0))
+        >>> asked = Asked("first", "", "", 0, ("a", "b", "", ""), ("a", "b", "", ""), (3, 1, 0, 0))
         >>> asked.belief(np.array([0.2, 0.4, 0.4, 0.0])).round(2)
         array([0.54, 0.46, 0.  , 0.  ])
         """
@@ -74,6 +76,8 @@ class VlTexts:
     """What is said where the similar pictures have the same label."""
     differ: list[str]
     """And where they do not."""
+    drill: list[str]
+    """Questions for the letter of a label."""
 
     @classmethod
     def load(cls) -> VlTexts:
@@ -139,16 +143,15 @@ class Dialogues:
             found, heard = self._evidence(asking, counts), self._heard(asking.task)
             case = Case(id="", photo=Photo.of(b""), evidence=found, heard=heard)
         order = self._rng.permutation(len(asking.classes)).tolist()
-        marks: Sequence[str] = [asking.task.labels[k] for k in order]
-        if kind == "letters":
-            marks = string.ascii_uppercase
-        answers = answers_of([asking.classes[k] for k in order], marks)
+        listed = [asking.classes[k] for k in order]
+        names = answers_of(listed, [asking.task.labels[k] for k in order])
+        answers = answers_of(listed, string.ascii_uppercase) if kind == "letters" else names
         if kind == "letters" and self._rng.uniform() < 0.6:
             before, _, after = self._decision(asking, case, order).partition(PICTURE)
         else:
             question = asking.letters if kind == "letters" else asking.words
             before, after = "", question.text(case, order)
-        return Asked(kind, before, after, truth, answers, counts)
+        return Asked(kind, before, after, truth, names, answers, counts)
 
     def reply(self, asked: Asked, label: int, confidence: float) -> str:
         """Write the reply that names a label, a position in `LABELS`."""
@@ -160,6 +163,11 @@ class Dialogues:
             reason += " " + self._one(self._texts.agree if agrees else self._texts.differ)
         said = {"label": asked.answers[label], "confidence": round(confidence, 2), "reason": reason}
         return json.dumps(said)
+
+    def drill(self, asked: Asked) -> list[tuple[str, str]]:
+        """Ask which letter each label has, in any order: questions and answers that need no picture."""
+        offered = [k for k in self._rng.permutation(len(LABELS)) if asked.answers[k]]
+        return [(self._one(self._texts.drill).replace("{}", asked.names[k]), asked.answers[k]) for k in offered]
 
     def _draw_asking(self, common: bool) -> Asking:
         """Draw labels, now and then fewer than four, under their own or other names, with or without descriptions."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,14 +15,13 @@ from torch.nn import functional
 from secondlook.leaf_dialogues import KINDS, Asked, Dialogues, Kind
 from secondlook.leaf_vl_vision import Batches, Teacher, encode_images
 from secondlook.leaves import LABELS
-from secondlook.train_leaf_tiny import Average
 from secondlook.vl_recipe import VlRecipe
 
-KIND_SHARES = (0.5, 0.25, 0.25)
+KIND_SHARES = (0.45, 0.2, 0.35)
 """Of the steps, in the order of `KINDS`; a step asks questions of one kind, which are about equally long."""
 ASKED = 12_000
 """Questions that are made; each is asked many times, of other pictures."""
-LABEL_WEIGHT, REPLY_WEIGHT, QUESTION_WEIGHT = 4.0, 1.0, 0.1
+LABEL_WEIGHT, REPLY_WEIGHT, QUESTION_WEIGHT = 4.0, 1.0, 0.04
 """Of the tokens in the loss: up to the label; of the rest of the reply; of the question, which teaches what words go
 together."""
 
@@ -83,6 +81,7 @@ class Lessons:
     def __init__(self, processor: Any, dialogues: Dialogues, rng: np.random.Generator, count: int = ASKED) -> None:
         self._processor, self._dialogues, self._rng = processor, dialogues, rng
         self._tokenizer = processor.tokenizer
+        self._end = self._tokenizer.convert_tokens_to_ids("<|im_end|>")
         self._pools: dict[tuple[Kind, int], list[Written]] = {}
         for kind, share in zip(KINDS, KIND_SHARES, strict=True):
             for truth in range(len(LABELS)):
@@ -100,7 +99,7 @@ class Lessons:
         before, mark, after = text.partition("<|image_pad|>")
         if not mark:
             raise ValueError("the chat template writes no picture")
-        return Written(asked, *self._tokenizer([before, after], add_special_tokens=False)["input_ids"])
+        return Written(asked, *self._tokens([before, after]))
 
     def pool(self, kind: Kind, truth: int) -> list[Written]:
         """Return the questions of a kind about pictures of a label, a position in `LABELS`."""
@@ -125,30 +124,44 @@ class Lessons:
         rng = self._rng
         kind = KINDS[int(rng.choice(len(KINDS), p=KIND_SHARES))]
         image = self._tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        end = self._tokenizer.convert_tokens_to_ids("<|im_end|>")
         rows, weights, starts = [], [], []
         for shares in seen:
             pool = self._pools[kind, int(rng.choice(len(LABELS), p=shares / shares.sum()))]
             written = pool[int(rng.integers(len(pool)))]
-            belief = written.asked.belief(shares)
-            label = int(rng.choice(len(LABELS), p=belief))
-            reply = self._dialogues.reply(written.asked, label, float(belief[label]))
-            head = reply[: reply.index(",")] if "," in reply else reply
-            head_ids, reply_ids = self._tokenizer([head, reply], add_special_tokens=False)["input_ids"]
-            rows.append([*written.before, *[image] * picture, *written.after, *reply_ids, end])
-            rest = len(reply_ids) + 1 - len(head_ids)
-            weights.append(
-                [QUESTION_WEIGHT] * len(written.before)
-                + [0.0] * picture
-                + [QUESTION_WEIGHT] * len(written.after)
-                + [LABEL_WEIGHT] * len(head_ids)
-                + [REPLY_WEIGHT] * rest
-            )
+            reply, weight = self._reply(written.asked, shares)
+            rows.append([*written.before, *[image] * picture, *written.after, *reply])
+            unseen = [QUESTION_WEIGHT] * len(written.before) + [0.0] * picture
+            weights.append([*unseen, *[QUESTION_WEIGHT] * len(written.after), *weight])
             starts.append(len(written.before))
         longest = max(map(len, rows))
-        tokens = torch.tensor([row + [end] * (longest - len(row)) for row in rows])
+        tokens = torch.tensor([row + [self._end] * (longest - len(row)) for row in rows])
         weighed = torch.tensor([row + [0.0] * (longest - len(row)) for row in weights])
         return tokens, weighed, torch.tensor(starts)
+
+    def _reply(self, asked: Asked, shares: NDArray[np.float64]) -> tuple[list[int], list[float]]:
+        """Write a reply in tokens, with their weights; after a letter, which label has which is asked too."""
+        belief = asked.belief(shares)
+        label = int(self._rng.choice(len(LABELS), p=belief))
+        reply = self._dialogues.reply(asked, label, float(belief[label]))
+        head, whole = self._tokens([reply[: reply.index(",")] if "," in reply else reply, reply])
+        tokens = [*whole, self._end]
+        weights = [LABEL_WEIGHT] * len(head) + [REPLY_WEIGHT] * (len(tokens) - len(head))
+        if asked.kind == "letters":
+            for question, letter in self._dialogues.drill(asked):
+                asking, said = self._tokens([self._turn(question), letter])
+                tokens += [*asking, *said, self._end]
+                weights += [0.0] * len(asking) + [LABEL_WEIGHT, REPLY_WEIGHT]
+        return tokens, weights
+
+    def _turn(self, question: str) -> str:
+        """Write what stands between one reply and the next."""
+        chat = [{"role": "user", "content": question}]
+        written: str = self._processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        return f"\n{written}"
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        found: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return found
 
 
 def reply_loss(model: Any, pictures: Tensor, tokens: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
@@ -193,48 +206,6 @@ def positions(starts: Tensor, width: int, length: int) -> Tensor:
     rows, columns = place.div(side, rounding_mode="floor"), place.remainder(side)
     axes = [torch.where(inside, axis, text) for axis in (torch.zeros_like(place), rows, columns)]
     return torch.stack(axes) + starts[:, None]
-
-
-def fit(
-    name: str,
-    model: Any,
-    parameters: list[torch.nn.Parameter],
-    losses: Iterator[Tensor],
-    steps: int,
-    rate: float,
-    decay: float,
-    keep: float,
-    tell: Callable[[str], None],
-    save: Callable[[Any], None],
-) -> Any:
-    """Step down the losses; returns the averaged model, which is also saved now and then."""
-    average = Average(model, keep)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=rate,
-        betas=(0.9, 0.98),
-    )
-    begin, running = time.monotonic(), 0.0
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            ramp = min(1, (step + 1) / min(100, 1 + steps // 5))
-            group["lr"] = rate * ramp * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
-        loss = next(losses)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average.update(model, step)
-        running = loss.item() if step == 0 else 0.97 * running + 0.03 * loss.item()
-        if step % 100 == 99 or step == steps - 1:
-            spent = time.monotonic() - begin
-            left = spent / (step + 1) * (steps - step - 1)
-            tell(f"{name} {step + 1}/{steps}  loss {running:.3f}  {spent:.0f} s, {left:.0f} s left")
-            save(average.model)
-    return average.model
 
 
 def language_losses(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,6 @@ from secondlook.check_leaf_tiny import LeafTiny
 from secondlook.leaf_augment import augment
 from secondlook.leaf_pool import Drawn, Pool
 from secondlook.leaf_texts import CLASSES
-from secondlook.train_leaf_tiny import Average
 from secondlook.vl_recipe import VlRecipe
 
 EARLY_BLOCK = 2
@@ -147,12 +145,12 @@ class Batches:
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
 
-    def draw(self, count: int, size: int, shares: tuple[float, float], mixed: float) -> tuple[Tensor, Tensor]:
+    def draw(self, number: int, size: int, shares: tuple[float, float], mixed: float) -> tuple[Tensor, Tensor]:
         """Draw pixels (N, 3, H, H) and the truth (N, 6).
 
         Parameters
         ----------
-        count, size : int
+        number, size : int
             Images, and their height in pixels.
         shares : tuple of float
             Of rendered leaves and of strangers; the rest are photographs, balanced over the labels.
@@ -160,10 +158,10 @@ class Batches:
             Share of images that another one is laid over, half transparent.
         """
         rng, photos = self._rng, self._photos
-        rendered, strange = (round(count * share) for share in shares)
+        rendered, strange = (round(number * share) for share in shares)
         weights = 1 / np.bincount(photos.classes, minlength=4)[photos.classes]
         parts = (
-            (photos, rng.choice(len(photos.classes), count - rendered - strange, p=weights / weights.sum())),
+            (photos, rng.choice(len(photos.classes), number - rendered - strange, p=weights / weights.sum())),
             (self._drawn.leaves, rng.integers(len(self._drawn.leaves.classes), size=rendered)),
             (self._drawn.strangers, rng.integers(len(self._drawn.strangers.classes), size=strange)),
         )
@@ -171,54 +169,17 @@ class Batches:
         classes = torch.from_numpy(np.concatenate([pool.classes[index] for pool, index in parts]))
         pixels = augment(images, size, self._generator)
         truth = functional.one_hot(classes, len(CLASSES)).float()
-        keep = torch.from_numpy(np.where(rng.uniform(size=count) < mixed, rng.uniform(0.5, 1, count), 1.0)).float()
-        other = torch.from_numpy(rng.permutation(count))
+        keep = torch.from_numpy(np.where(rng.uniform(size=number) < mixed, rng.uniform(0.5, 1, number), 1.0)).float()
+        other = torch.from_numpy(rng.permutation(number))
         pixels = torch.lerp(pixels[other], pixels, keep[:, None, None, None])
         return pixels, torch.lerp(truth[other], truth, keep[:, None])
 
 
-def train_vision(
-    visual: Any,
-    teacher: Teacher,
-    batches: Batches,
-    recipe: VlRecipe,
-    size: int,
-    tell: Callable[[str], None],
-    save: Callable[[Any], None],
-    check: Callable[[Student], str],
-) -> Student:
-    """Train the vision part; returns the averaged student."""
-    torch.manual_seed(recipe.seed)
-    first, _ = batches.draw(256, size, (0.25, 0.2), 0.0)
-    student = Student(visual, teacher.look(first))
-    average = Average(student, 0.998)
-    decays = [p for p in student.parameters() if p.ndim >= 2]
-    others = [p for p in student.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decays, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}],
-        lr=recipe.rate,
-        betas=(0.9, 0.98),
-    )
-    total = recipe.early_steps + recipe.steps
-    begin, running = time.monotonic(), 0.0
-    for step in range(total):
-        rate = recipe.rate * min(1, (step + 1) / 200) * (0.01 + 0.99 * (1 + math.cos(math.pi * step / total)) / 2)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        pixels, truth = batches.draw(
-            recipe.batch, recipe.early_size if step < recipe.early_steps else size, (0.25, 0.2), 0.5
-        )
-        loss = distance(student(pixels), teacher.look(pixels), truth)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        average.update(student, step)
-        running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
-        if step % 100 == 99 or step == total - 1:
-            spent = time.monotonic() - begin
-            left = spent / (step + 1) * (total - step - 1)
-            extra = check(average.model) if step % 500 == 499 or step == total - 1 else ""
-            tell(f"vision {step + 1}/{total}  loss {running:.3f}  {spent:.0f} s, {left:.0f} s left  {extra}")
-            save(average.model)
-    return average.model
+def vision_losses(
+    student: Student, teacher: Teacher, batches: Batches, recipe: VlRecipe, size: int
+) -> Iterator[Tensor]:
+    """Yield the losses of the first stage: small pictures first, which are quicker."""
+    for step in count():
+        now = recipe.early_size if step < recipe.early_steps else size
+        pixels, truth = batches.draw(recipe.batch, now, (0.25, 0.2), 0.5)
+        yield distance(student(pixels), teacher.look(pixels), truth)

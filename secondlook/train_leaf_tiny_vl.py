@@ -11,6 +11,7 @@ weights is written in some seconds by `secondlook.leaf_vl_folder.write_model`.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +27,9 @@ from secondlook.check_leaf_tiny_vl import check
 from secondlook.leaf_dialogues import Dialogues, VlTexts
 from secondlook.leaf_pool import Pool, draw_pools, read_split
 from secondlook.leaf_vl_folder import VlShape, build_model, corpus, make_processor, save_model, train_tokenizer
-from secondlook.leaf_vl_language import Lessons, draw_views, fit, joint_losses, language_losses
-from secondlook.leaf_vl_vision import Batches, Student, Teacher, train_vision
+from secondlook.leaf_vl_language import Lessons, draw_views, joint_losses, language_losses
+from secondlook.leaf_vl_stage import Stage, run_stage
+from secondlook.leaf_vl_vision import Batches, Student, Teacher, vision_losses
 from secondlook.leaves import LABELS
 from secondlook.vl_recipe import VlRecipe
 
@@ -67,86 +69,61 @@ def train(
     tokenizer = train_tokenizer(corpus(texts, recipe.seed), shape.vocabulary)
     processor, model = make_processor(shape, tokenizer), build_model(shape, tokenizer, recipe.seed)
     if start is not None:
-        model.load_state_dict(_weights(start, len(model.get_input_embeddings().weight)), strict=False)
+        model.load_state_dict(_weights(start, len(tokenizer)), strict=False)
     teacher = Teacher(LeafTiny.load(TEACHER))
     drawn = draw_pools(photos, leaves=recipe.leaves, strangers=recipe.strangers, seed=100_000 * (1 + recipe.seed))
-    tell(f"{len(photos.classes)} photographs; tokenizer and drawings took {time.monotonic() - begin:.0f} s")
+    tell(f"{len(photos.classes)} photographs; drawing took {time.monotonic() - begin:.0f} s")
     batches = Batches(photos, drawn, recipe.seed)
 
     def save(trained: Any) -> None:
         save_model(folder, trained, processor)
 
     if "vision" in stages:
+        first, _ = batches.draw(256, shape.size, (0.25, 0.2), 0.0)
+        student = Student(copy.deepcopy(model.model.visual), teacher.look(first))
 
-        def save_vision(student: Student) -> None:
-            model.model.visual.load_state_dict(student.visual.state_dict())
+        def keep(seeing: Student) -> None:
+            model.model.visual.load_state_dict(seeing.visual.state_dict())
             save(model)
+            if held is not None:
+                tell(f"accuracy of the vision part {accuracy(seeing, held):.3f}, n {len(held.classes)}")
 
-        visual = build_model(shape, tokenizer, recipe.seed).model.visual
-        save_vision(train_vision(visual, teacher, batches, recipe, shape.size, tell, save_vision, _measure(held)))
-    if "language" in stages or "joint" in stages:
-        rng = np.random.default_rng(recipe.seed)
-        lessons = Lessons(processor, Dialogues(texts, rng), rng)
-        tell(f"questions made: {time.monotonic() - begin:.0f} s")
+        stage = Stage("vision", recipe.early_steps + recipe.steps, recipe.rate, recipe.decay, 0.995)
+        keep(run_stage(stage, student, vision_losses(student, teacher, batches, recipe, shape.size), tell, keep))
+    rng = np.random.default_rng(recipe.seed)
+    lessons = Lessons(processor, Dialogues(texts, rng), rng)
     if "language" in stages:
         views = draw_views(model.model.visual, teacher, batches, recipe.views, shape.size)
-        tell(f"{recipe.views} views seen: {time.monotonic() - begin:.0f} s")
-        model.requires_grad_(True).model.visual.requires_grad_(False)
-        losses = language_losses(model, views, lessons, recipe.batch, rng)
-        learnt = [p for p in model.parameters() if p.requires_grad]
-        trained = fit(
-            "language",
-            model,
-            learnt,
-            losses,
-            recipe.language_steps,
-            recipe.language_rate,
-            recipe.decay,
-            0.99,
-            tell,
-            save,
-        )
-        model.load_state_dict(trained.state_dict())
-        save(model)
-    if "joint" in stages and recipe.joint_steps:
-        model.requires_grad_(True)
+        tell(f"questions made, {recipe.views} views seen: {time.monotonic() - begin:.0f} s")
+        model.model.visual.requires_grad_(False)
+        stage = Stage("language", recipe.language_steps, recipe.language_rate, recipe.decay, 0.99)
+        model = run_stage(stage, model, language_losses(model, views, lessons, recipe.batch, rng), tell, save)
+    if "joint" in stages:
+        model.train().requires_grad_(True)
         losses = joint_losses(model, teacher, batches, lessons, recipe, shape.size)
-        trained = fit(
-            "joint",
-            model,
-            list(model.parameters()),
-            losses,
-            recipe.joint_steps,
-            recipe.joint_rate,
-            recipe.decay,
-            0.97,
-            tell,
-            save,
+        save(
+            run_stage(
+                Stage("joint", recipe.joint_steps, recipe.joint_rate, recipe.decay, 0.97), model, losses, tell, save
+            )
         )
-        save(trained)
     tell(f"trained in {time.monotonic() - begin:.0f} s")
 
 
-def _weights(folder: Path, rows: int) -> dict[str, torch.Tensor]:
-    """Load the weights of another training; those of another vocabulary's tokens are left out."""
-    from transformers import AutoModelForImageTextToText
+def accuracy(student: Student, held: Pool) -> float:
+    """Return how often the throw-away head names the right label of photographs of the model's own size."""
+    pixels = torch.from_numpy(held.images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        logits = torch.cat([student(part).logits[:, : len(LABELS)] for part in pixels.split(32)])
+    return float(np.mean(logits.argmax(dim=1).numpy() == held.classes))
+
+
+def _weights(folder: Path, tokens: int) -> dict[str, torch.Tensor]:
+    """Load the weights of another training; those of tokens only where they are of as many."""
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     state = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()
-    other = len(state["model.language_model.embed_tokens.weight"]) != rows
+    other = len(AutoTokenizer.from_pretrained(folder)) != tokens
     return {k: v for k, v in state.items() if not (other and ("embed_tokens" in k or "lm_head" in k))}
-
-
-def _measure(held: Pool | None) -> Callable[[Student], str]:
-    if held is None:
-        return lambda student: ""
-    pixels = torch.from_numpy(held.images).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-    def measure(student: Student) -> str:
-        with torch.inference_mode():
-            logits = torch.cat([student(part).logits[:, : len(LABELS)] for part in pixels.split(32)])
-        return f"accuracy of the vision part {float(np.mean(logits.argmax(dim=1).numpy() == held.classes)):.3f}"
-
-    return measure
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -13,23 +13,23 @@ class VlRecipe:
     """Of the weights, the order, the augmentation, the drawn images and the dialogues."""
     leaves: int = 1600
     """Rendered apple leaves."""
-    strangers: int = 800
+    strangers: int = 400
     """Rendered strangers and decoys, in the first stage only."""
     batch: int = 32
     """Images in a step of the first stage; dialogues in a step of the others."""
-    early_steps: int = 2600
+    early_steps: int = 1000
     """First stage, the vision part alone, at `early_size`."""
     early_size: int = 80
-    steps: int = 700
+    steps: int = 300
     """First stage at the full size."""
     rate: float = 1.2e-3
     """Highest learning rate of the first stage."""
     decay: float = 0.05
     """Weight decay."""
-    views: int = 9000
+    views: int = 5000
     """Augmented images whose tokens the second stage, the language part alone, is trained on."""
-    language_steps: int = 1500
+    language_steps: int = 1000
     language_rate: float = 2e-3
-    joint_steps: int = 150
+    joint_steps: int = 60
     """Third stage: all weights together."""
     joint_rate: float = 2e-4
