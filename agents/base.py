@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import anyio
 import anyio.lowlevel
 
 from secondlook.agents.case import Case
-from secondlook.agents.cost import Cost
-from secondlook.agents.prediction import FREE, Failure, Outcome
+from secondlook.agents.prediction import Failure, Outcome
 
 T = TypeVar("T")
 
@@ -88,8 +87,8 @@ class Wrapper:
         """Judge a batch; see `Agent.predict`."""
         return await self._agent.predict(cases)
 
-    def _failure(self, case: Case, error: str, retry_after_s: float | None = None, cost: Cost = FREE) -> Failure:
-        return Failure(agent=self.name, look=case.look, error=error, retry_after_s=retry_after_s, cost=cost)
+    def _failure(self, case: Case, error: str, retry_after_s: float | None = None, **more: Any) -> Failure:
+        return Failure(agent=self.name, look=case.look, error=error, retry_after_s=retry_after_s, **more)
 
 
 async def together(asks: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:

@@ -30,12 +30,17 @@ class CallError(AgentError):
         Seconds after which asking again may help; None where it would not.
     cost : Cost
         Seconds and US dollars that it took. The caller adds the call itself.
+    reached : bool
+        Whether the model was asked, and would not or could not answer.
     """
 
-    def __init__(self, message: str, retry_after_s: float | None = None, cost: Cost = FREE) -> None:
-        super().__init__(message, retry_after_s, cost)
+    def __init__(
+        self, message: str, retry_after_s: float | None = None, cost: Cost = FREE, reached: bool = False
+    ) -> None:
+        super().__init__(message, retry_after_s, cost, reached)
         self.retry_after_s = retry_after_s
         self.cost = cost
+        self.reached = reached
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -56,6 +61,8 @@ class Problem(NamedTuple):
     """Goes on from the name of the endpoint."""
     retry_after_s: float | None = None
     """Seconds after which asking again may help; None where it would not."""
+    reached: bool = False
+    """Whether the model was asked, and would not or could not answer."""
 
 
 def meaning(reply: Reply, key: str | None, key_env: str | None, now: float) -> Problem | None:

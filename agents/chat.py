@@ -178,9 +178,9 @@ class ChatModel:
 
     def _unanswered(self, found: Completion) -> Problem | None:
         if found.refusal:
-            return Problem(f"refused to answer: {clean(found.refusal, self._key())}")
+            return Problem(f"refused to answer: {clean(found.refusal, self._key())}", reached=True)
         if found.empty and found.cut:
-            return Problem("used up max_tokens before it answered; raise it")
+            return Problem("used up max_tokens before it answered; raise it", reached=True)
         return Problem("sent no text", 0.0) if found.empty else None
 
     def _check(self, reply: Reply, seconds: float) -> None:
@@ -189,7 +189,7 @@ class ChatModel:
 
     def _error(self, problem: Problem, seconds: float, usd: float = 0.0) -> CallError:
         what = f"{self.endpoint.base_url} ({self.model}) {problem.what}."
-        return CallError(what, problem.retry_after_s, Cost(seconds=seconds, usd=usd))
+        return CallError(what, problem.retry_after_s, Cost(seconds=seconds, usd=usd), problem.reached)
 
     def _key(self) -> str | None:
         """Return the key that the running event loop's client sends."""

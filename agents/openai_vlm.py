@@ -180,7 +180,14 @@ class OpenAIVlm:
         except CallError as error:
             spent = error.cost + Cost(vlm_calls=1)
             wait = error.retry_after_s
-            return Failure(agent=self.name, look=case.look, error=str(error), retry_after_s=wait, cost=spent)
+            return Failure(
+                agent=self.name,
+                look=case.look,
+                error=str(error),
+                retry_after_s=wait,
+                reached=error.reached,
+                cost=spent,
+            )
         except AgentError as error:
             return Failure(agent=self.name, look=case.look, error=str(error), cost=cost)
         return found.model_copy(update={"cost": cost})

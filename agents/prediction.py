@@ -57,6 +57,9 @@ class Failure(Frozen):
     """What went wrong, in a sentence."""
     retry_after_s: float | None = None
     """Seconds after which asking again may help; None where it would not."""
+    reached: bool = True
+    """Whether the agent could be asked: False where it is not the case that is at fault, but the way to the agent (no
+    connection, no money left, a key that is not accepted)."""
     cost: Cost = FREE
     """What the attempt took."""
 

@@ -73,7 +73,12 @@ class Sampled(Wrapper):
             waits = [failure.retry_after_s for failure in failed if failure.retry_after_s is not None]
             error = f"{len(failed)} of {len(outcomes)} draws failed, the first so: {failed[0].error}"
             return Failure(
-                agent=self.name, look=case.look, error=error, retry_after_s=max(waits, default=None), cost=cost
+                agent=self.name,
+                look=case.look,
+                error=error,
+                retry_after_s=max(waits, default=None),
+                cost=cost,
+                reached=all(failure.reached for failure in failed),
             )
         tops = [prediction.top for prediction in said]
         shares = tuple(tops.count(label) / len(said) for label in range(len(said[0].scores)))

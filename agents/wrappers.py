@@ -120,7 +120,7 @@ class Resilient(Wrapper):
         try:
             outcome: Outcome = await retrying(attempt)
         except ClosedLineError as error:
-            outcome = self._failure(case, str(error), error.retry_after_s)
+            outcome = self._failure(case, str(error), error.retry_after_s, reached=False)
         if isinstance(outcome, Failure) and len(spent) > 1:
             outcome = outcome.model_copy(update={"error": f"{outcome.error} (asked {len(spent)} times)"})
         return outcome.model_copy(update={"cost": sum(spent, FREE)})
@@ -147,7 +147,7 @@ class Resilient(Wrapper):
             error = f"the call broke off ({type(failed).__name__})"
         # Nobody measured this call. It may have been made, so it counts as it was declared.
         cost = Cost(**{**self.cost, "seconds": time.perf_counter() - start})
-        return self._failure(case, error, retry_after_s, cost)
+        return self._failure(case, error, retry_after_s, reached=False, cost=cost)
 
 
 def _last(state: RetryCallState) -> Outcome:
@@ -219,4 +219,4 @@ class Budgeted(Wrapper):
         return Cost(**{**mean.model_dump(), **self.cost})
 
     def _refused(self, case: Case, refused: str) -> Failure:
-        return self._failure(case, f"the budget allows no further call: {refused}")
+        return self._failure(case, f"the budget allows no further call: {refused}", reached=False)

@@ -154,8 +154,7 @@ def _agent(spec: AgentSpec, task: Task, means: Means) -> Agent:
 
 def _reached(raw: Agent, endpoint: Endpoint, means: Means) -> Keyed:
     """Wrap an agent behind an endpoint: what it may spend is checked before each call, what fails is tried again."""
-    patience = Patience(attempts=endpoint.attempts, timeout_s=endpoint.timeout_s)
-    return Resilient(Budgeted(raw, means.account), line_of(endpoint), patience)
+    return Resilient(Budgeted(raw, means.account), line_of(endpoint), Patience.of(endpoint))
 
 
 def _remembered(agent: Keyed, means: Means, *, batched: bool = False) -> Agent:

@@ -162,7 +162,9 @@ class LlmJudge:
                 max_tokens=self._spec.max_tokens,
             )
         except CallError as error:
-            return self._failure(case, str(error), Cost(llm_calls=1) + error.cost, error.retry_after_s)
+            spent = Cost(llm_calls=1) + error.cost
+            failure = self._failure(case, str(error), spent)
+            return failure.model_copy(update={"retry_after_s": error.retry_after_s, "reached": error.reached})
         cost = Cost(llm_calls=said.calls) + said.cost
         try:
             prediction = read_judgement(said.text, self._task, self.name, case.look, self.prompt)
@@ -171,8 +173,8 @@ class LlmJudge:
             return self._failure(case, f"{error}{cut}", cost)
         return prediction.model_copy(update={"cost": cost})
 
-    def _failure(self, case: Case, error: str, cost: Cost = FREE, retry_after_s: float | None = None) -> Failure:
-        return Failure(agent=self.name, look=case.look, error=error, cost=cost, retry_after_s=retry_after_s)
+    def _failure(self, case: Case, error: str, cost: Cost = FREE) -> Failure:
+        return Failure(agent=self.name, look=case.look, error=error, cost=cost)
 
     def text(self, case: Case) -> str:
         """Write the question about a case."""

@@ -247,8 +247,7 @@ def _asks_again(outcomes: Iterable[Outcome], look: int) -> bool:
 
 
 def _unreached(outcome: Outcome) -> bool:
-    """Whether an agent failed for a reason that has nothing to do with the case."""
-    return isinstance(outcome, Failure) and outcome.retry_after_s is not None
+    return isinstance(outcome, Failure) and not outcome.reached
 
 
 def _absent(opinions: Sequence[Opinion]) -> str:

@@ -73,7 +73,7 @@ async def ask(
         try:
             said = await agent.predict(cases)
         except AgentError as error:
-            said = [Failure(agent=agent.name, look=look, error=str(error)) for _ in cases]
+            said = [Failure(agent=agent.name, look=look, error=str(error), reached=False) for _ in cases]
         if len(said) != len(cases):
             raise ValueError(f"{agent.name}: expected {len(cases)} outcomes, got {len(said)}")
         answers[column(agent.name, look)] = said

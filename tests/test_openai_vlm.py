@@ -550,3 +550,24 @@ def test_the_servers_digest_of_a_picture_is_that_of_its_url(server: FaultServer)
     ask(agent(server), case())
     assert server.asked[0].picture == picture_digest(picture_url(picture(0), 768))
     assert server.paid == {(server.asked[0].picture, server.asked[0].prompt): 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reached"),
+    [
+        ("refusal", True),
+        ("wrong label", True),
+        ("two objects", True),
+        ("500", False),
+        ("429", False),
+        ("reset", False),
+        ("401", False),
+        ("404", False),
+        ("wrong content type", False),
+    ],
+)
+def test_a_failure_says_whether_it_was_the_case_or_the_way_to_the_model(kind: str, reached: bool) -> None:
+    with FaultServer(TASK.labels, script=[kind]) as server:
+        (failure,) = ask(agent(server), case())
+    assert isinstance(failure, Failure)
+    assert failure.reached is reached

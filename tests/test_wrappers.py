@@ -276,7 +276,8 @@ def test_a_case_beyond_the_budget_of_the_run_is_refused_with_the_numbers_and_not
     far = FarAgent(vlm_calls=1, usd=0.01)
     outcomes = ask(Budgeted(far, account), case(1), case(2), case(3))
     assert [type(outcome) for outcome in outcomes] == [Prediction, Prediction, Failure]
-    assert outcomes[2] == Failure(agent="far", error="the budget allows no further call: usd 0.03 of 0.02 a run")
+    refused = "the budget allows no further call: usd 0.03 of 0.02 a run"
+    assert outcomes[2] == Failure(agent="far", error=refused, reached=False)
     assert far.calls == 2
 
 
