@@ -1,6 +1,6 @@
 """The folder of leaf-tiny-vl: configuration, tokenizer, processor and weights in the ordinary transformers format.
 
-`write_model(folder)` writes one with random weights in some seconds.
+`write_model(folder)` writes one with random weights.
 """
 
 from __future__ import annotations
@@ -173,16 +173,7 @@ def save_model(folder: Path, model: Any, processor: Any) -> None:
 
 
 def write_model(folder: Path, shape: VlShape | None = None, seed: int = 0) -> None:
-    """Write a folder with random weights, in the format of leaf-tiny-vl.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_model(Path(folder))
-    ...     (Path(folder) / WEIGHTS).exists()
-    True
-    """
+    """Write a folder with random weights, in the format of leaf-tiny-vl, within some ten seconds."""
     shape = shape or VlShape()
     tokenizer = train_tokenizer(corpus(VlTexts.load(), seed), shape.vocabulary)
     save_model(folder, build_model(shape, tokenizer, seed), make_processor(shape, tokenizer))

@@ -18,7 +18,22 @@ ROOMS = ("secondlook", "eval", "orchestrator", "retrieval", "agents", "prompts")
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).glob("*.py"))]
 LONGEST = 320
 HEAVY = ("torch", "chromadb", "langgraph", "openai", "transformers", "sklearn", "scipy", "matplotlib", "open_clip")
-TRAINING = ("train_leaf_tiny", "check_leaf_tiny", "leaf_recipe", "leaf_augment", "leaf_pool", "leaf_texts")
+TRAINING = (
+    "train_leaf_tiny",
+    "check_leaf_tiny",
+    "leaf_recipe",
+    "leaf_augment",
+    "leaf_pool",
+    "leaf_texts",
+    "train_leaf_tiny_vl",
+    "check_leaf_tiny_vl",
+    "vl_recipe",
+    "leaf_dialogues",
+    "leaf_vl_folder",
+    "leaf_vl_language",
+    "leaf_vl_stage",
+    "leaf_vl_vision",
+)
 """Files that make the packaged weights; nothing that a user runs imports them."""
 OWNERS = {
     "torch": {
