@@ -81,7 +81,7 @@ def meaning(reply: Reply, key: str | None, key_env: str | None, now: float) -> P
     Examples
     --------
     >>> meaning(Reply(503, {"retry-after": "2"}, b"Warming up."), None, None, 0.0)
-    Problem(what='answered 503: Warming up', retry_after_s=2.0)
+    Problem(what='answered 503: Warming up', retry_after_s=2.0, reached=False)
     >>> meaning(Reply(401, {}, b""), "secret", "MY_KEY", 0.0).what
     'does not accept the key or this use of it (401); check the environment variable MY_KEY'
     """
