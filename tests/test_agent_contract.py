@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
+from fault_server import FaultServer, Said, picture_digest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,15 +16,19 @@ from secondlook.agents.base import Agent
 from secondlook.agents.cached import Cached
 from secondlook.agents.calibration import Calibrated, Calibrator
 from secondlook.agents.case import Case, Evidence, Neighbour, Task
+from secondlook.agents.chat import ChatModel
 from secondlook.agents.clip_head import ClipHead, fit_linear_head
 from secondlook.agents.clip_zero_shot import ClipZeroShot, TextClassifier
 from secondlook.agents.cost import Account, Budget, Limits
 from secondlook.agents.embedder import Embedder
 from secondlook.agents.encoder import Encoder
+from secondlook.agents.endpoint import Endpoint
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.fakes import ScriptedAgent, ToyEncoder
 from secondlook.agents.line import Line
+from secondlook.agents.openai_vlm import OpenAISpec, OpenAIVlm
 from secondlook.agents.photo import Photo
+from secondlook.agents.picture_url import picture_url
 from secondlook.agents.prediction import Failure, Outcome, Prediction
 from secondlook.agents.recorded import RecordedAgent
 from secondlook.agents.sampled import Sampled
@@ -56,7 +61,8 @@ def case(label: int, number: int = 0, *, again: bool = False, readable: bool = T
 class World:
     """One encoder and what is fitted on it."""
 
-    def __init__(self, answers: AnswerCache) -> None:
+    def __init__(self, answers: AnswerCache, server: FaultServer) -> None:
+        self.endpoint = Endpoint(base_url=server.base_url)
         self.encoder: Encoder = ToyEncoder()
         self.embedder = Embedder(self.encoder, threads=2)
         truth = np.repeat(np.arange(3), 8)
@@ -67,6 +73,24 @@ class World:
         leaves = [f"leaf {i // 2}" for i in range(24)]
         self.head = fit_linear_head(rows, truth, leaves, 3, np.random.default_rng(0))
         self.answers = answers
+
+
+def seen(picture_digest: str) -> Said:
+    """What the model at the endpoint says of a picture: its colour."""
+    return SEEN.get(picture_digest, Said("no label", 0.5))
+
+
+def sent(label: int, number: int) -> str:
+    return picture_digest(picture_url(Image.fromarray(picture(label, number)), 768))
+
+
+SEEN = {sent(y, i): Said(label, 0.9) for y, label in enumerate(TASK.labels) for i in range(10)}
+
+
+def far(w: World) -> OpenAIVlm:
+    """A model behind an endpoint, asked for label and confidence."""
+    spec = OpenAISpec(name="far", model="eye", endpoint=w.endpoint)
+    return OpenAIVlm(spec.name, ChatModel(w.endpoint, spec.model), TASK, spec)
 
 
 def by_picture(asked: Case) -> Sequence[float] | str:
@@ -126,14 +150,17 @@ AGENTS: dict[str, Callable[[World], Agent]] = {
     "cached head, batched": lambda w: Cached(KeyedHead(w.embedder, w.head), w.answers, batched=True),
     "sampled": lambda w: Sampled(ScriptedAgent("scripted", by_picture), draws=3),
     "all wrappers": all_wrappers,
+    "far": far,
+    "far, calibrated": lambda w: Calibrated(far(w), BOTH),
 }
 PAIRS = [(name, look) for name in AGENTS for look in (1, 2) if look == 2 or "vote" not in name]
 """The vote has no evidence on a first look."""
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(AnswerCache(tmp_path_factory.mktemp("answers")))
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with FaultServer(TASK.labels, answer=seen) as server:
+        yield World(AnswerCache(tmp_path_factory.mktemp("answers")), server)
 
 
 @pytest.fixture(params=PAIRS, ids=[f"{name}, look {number}" for name, number in PAIRS])
@@ -163,10 +190,11 @@ def mixed(look: int) -> list[Case]:
 
 
 def same(one: Outcome, other: Outcome) -> bool:
-    """Equal, but for what float32 products of another batch size leave in the last digits."""
+    """Equal, but for the time it took, and what float32 products of another batch size leave in the last digits."""
     if isinstance(one, Failure) or isinstance(other, Failure):
         return one == other
-    return one.model_dump(exclude={"scores"}) == other.model_dump(exclude={"scores"}) and np.allclose(
+    left_out = {"scores", "cost"}
+    return one.model_dump(exclude=left_out) == other.model_dump(exclude=left_out) and np.allclose(
         one.scores, other.scores, atol=1e-4
     )
 
@@ -218,7 +246,8 @@ def test_scores_are_of_the_kind_they_say(agent: Agent, look: int) -> None:
     for outcome in ask(agent, mixed(look)):
         if isinstance(outcome, Prediction) and outcome.scale != "logit":
             assert min(outcome.scores) >= 0
-            assert sum(outcome.scores) == pytest.approx(1)
+            # What is stated is the confidence in one label; the others share nothing yet.
+            assert sum(outcome.scores) == pytest.approx(max(outcome.scores) if outcome.scale == "stated" else 1)
         if isinstance(outcome, Prediction) and isinstance(agent, Calibrated):
             assert outcome.scale == "probability"
 
