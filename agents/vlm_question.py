@@ -85,6 +85,7 @@ class VlmQuestion:
                 f"{len(task.labels)} labels are more than there are letters.", "Ask for the label itself instead."
             )
         self._task, self._agent, self._marks = task, agent, marks
+        self._first_texts: dict[tuple[int, ...] | None, str] = {}
         self._n_pictures = n_pictures
         self._first, self._second, self._answer = map(read_prompt, (wording.first, wording.second, wording.answer))
         self._check(f"One of {wording.first}, {wording.second}")
@@ -119,7 +120,13 @@ class VlmQuestion:
         order : sequence of int, optional
             Positions of the labels in the order they are listed; the task's own by default.
         """
-        return self._written(case, self.options(order))
+        if case.evidence is not None:
+            return self._written(case, self.options(order))
+        # On a first look every case is asked the same.
+        key = tuple(order) if order is not None else None
+        if key not in self._first_texts:
+            self._first_texts[key] = self._written(case, self.options(order))
+        return self._first_texts[key]
 
     def _written(self, case: Case, options: Sequence[Option]) -> str:
         answer = self._answer.text.strip()
