@@ -70,6 +70,11 @@ class Wrapper:
         return getattr(self._agent, "cost", {})
 
     @property
+    def accounted(self) -> bool:
+        """Whether each call is paid for when it is made; else what is declared has to be, before."""
+        return bool(getattr(self._agent, "accounted", False))
+
+    @property
     def digest(self) -> str:
         """Names what the wrapped agent answers with: model and settings; empty where it does not say."""
         return getattr(self._agent, "digest", "")

@@ -242,6 +242,11 @@ class Calibrated:
         """What the wrapped agent declares that one case costs, by kind; empty where it declares nothing."""
         return getattr(self._agent, "cost", {})
 
+    @property
+    def accounted(self) -> bool:
+        """Whether the wrapped agent pays for each of its calls itself."""
+        return bool(getattr(self._agent, "accounted", False))
+
     async def predict(self, cases: Sequence[Case]) -> list[Outcome]:
         """Judge a batch; see `Agent.predict`.
 

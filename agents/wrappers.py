@@ -195,6 +195,11 @@ class Budgeted(Wrapper):
         self._measured = Cost()
         self._n_measured = 0
 
+    @property
+    def accounted(self) -> bool:
+        """True: no call is made that was not paid for."""
+        return True
+
     def refusal(self, case: Case) -> Failure | None:
         """Say why a call would be refused now; None where it would not."""
         refused = self._account.purse(case.id).refusal(self._expected())

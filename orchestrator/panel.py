@@ -29,9 +29,10 @@ def cost_of(agents: Sequence[Agent], look: int) -> Cost:
     """Cost of asking a panel about one case: what its agents declare, and a second look if it is one.
 
     An agent declares its cost for a case by a mapping named `cost`, of kinds of `Cost` to amounts; one that declares
-    none costs nothing.
+    none costs nothing, nor does one that pays for each of its calls itself (`accounted`).
     """
-    declared: list[Mapping[str, float]] = [getattr(agent, "cost", {}) for agent in agents]
+    paid = [agent for agent in agents if not getattr(agent, "accounted", False)]
+    declared: list[Mapping[str, float]] = [getattr(agent, "cost", {}) for agent in paid]
     return sum((Cost(**each) for each in declared), Cost(looks=float(look > 1)))
 
 

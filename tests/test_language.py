@@ -270,3 +270,20 @@ def test_what_is_wrong_in_an_agents_file_is_named(text: str, said: str, tmp_path
         read_agents(written(tmp_path, text))
     assert said in str(error.value)
     assert "sk-secret" not in str(error.value)
+
+
+def test_a_budget_ends_calls_before_they_are_made_and_what_would_be_accepted_goes_to_review(
+    far: Far, tmp_path: Path
+) -> None:
+    shutil.copytree(far.model, tmp_path / "model")
+    model = json.loads((tmp_path / "model" / "model.json").read_text())
+    model["config"]["budget"] = {"per_run": {"calls": 5}}
+    (tmp_path / "model" / "model.json").write_text(json.dumps(model))
+    before = far.server.total
+    with load_pipeline(tmp_path / "model") as pipeline:
+        found = list(pipeline.stream(row.case for row in read_dataset(far.toy.data).split("test")[:8]))
+    assert far.server.total == before + 5
+    assert sum(verdict.cost.calls for verdict in found) == 5
+    refused = [verdict for verdict in found if "the budget allows no further call" in verdict.why]
+    assert len(refused) >= 5
+    assert {verdict.action for verdict in refused} == {"review"}
