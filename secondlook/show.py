@@ -15,6 +15,8 @@ from secondlook.orchestrator.track_record import Measure
 from secondlook.tables import plain, print_line, print_whole, wide_console
 
 TIGHTER = (0.02, 0.01)
+MOST_PAIRS = 15
+"""Pairs of agents that are listed; all of them are in model.json."""
 Metrics = dict[str, float | int | str | None]
 
 
@@ -75,11 +77,13 @@ def _alternatives(model: Model) -> Table:
 
 
 def _shared_errors(model: Model) -> Table:
-    table = Table(title="Errors that agents share, on held-out cases", title_justify="left")
+    listed = sorted(model.shared_errors, key=lambda pair: -pair.both_wrong)[:MOST_PAIRS]
+    cut = f", the {MOST_PAIRS} pairs that are most often wrong together" if len(model.shared_errors) > MOST_PAIRS else ""
+    table = Table(title=f"Errors that agents share, on held-out cases{cut}", title_justify="left")
     table.add_column("agents")
     for name in ("n", "correlation", "both wrong", "agree", "wrong of agreed"):
         table.add_column(name, justify="right")
-    for pair in model.shared_errors:
+    for pair in listed:
         figures = (pair.phi, pair.both_wrong, pair.agree, pair.wrong_of_agreed)
         table.add_row(plain(" + ".join(pair.agents)), str(pair.n), *(_digits(figure, 3) for figure in figures))
     return table
