@@ -282,7 +282,7 @@ def test_each_look_has_its_own_calibrator_and_failures_pass_through() -> None:
     first, failed, second = gather(agent, cases(3, again=(2,)))
     assert isinstance(first, Prediction)
     assert isinstance(second, Prediction)
-    assert failed.model_dump() == {"agent": "words", "look": 1, "error": "no answer"}
+    assert failed == Failure(agent="words", look=1, error="no answer")
     # softmax(2, 0) = 1 / (1 + e^-2) = .8808; with T = 2, 1 / (1 + e^-1) = .7311
     assert first.scores[0] == pytest.approx(0.8808, abs=1e-4)
     assert second.scores[0] == pytest.approx(0.7311, abs=1e-4)
