@@ -21,7 +21,7 @@ from secondlook.agents.errors import NotFittedError
 from secondlook.agents.fakes import ScriptedAgent
 from secondlook.agents.folds import grouped_folds
 from secondlook.agents.photo import Photo
-from secondlook.agents.prediction import Outcome, Prediction, Scale
+from secondlook.agents.prediction import Failure, Outcome, Prediction, Scale
 from secondlook.agents.temperature import PRIOR_SD
 from secondlook.eval.reliability import ece
 
