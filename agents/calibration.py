@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from secondlook.agents.answer_table import AnswerTable
-from secondlook.agents.base import Agent
+from secondlook.agents.base import Agent, Wrapper
 from secondlook.agents.case import Case, Frozen, MaybeNan
 from secondlook.agents.errors import NotFittedError
 from secondlook.agents.prediction import Outcome, Prediction, Scale
@@ -225,27 +225,12 @@ def _fit_vector(log_q: Floats, truth: Ints) -> Calibrator:
     return Calibrator(kind="vector", scale=tuple(found.x[:k].tolist()), bias=tuple(found.x[k:].tolist()))
 
 
-class Calibrated:
+class Calibrated(Wrapper):
     """Wrapper: the agent's outcomes, calibrated by what was fitted for the look they belong to."""
 
     def __init__(self, agent: Agent, calibrators: Mapping[int, Calibrator]) -> None:
-        self._agent = agent
+        super().__init__(agent)
         self._calibrators = calibrators
-
-    @property
-    def name(self) -> str:
-        """The wrapped agent's name."""
-        return self._agent.name
-
-    @property
-    def cost(self) -> Mapping[str, float]:
-        """What the wrapped agent declares that one case costs, by kind; empty where it declares nothing."""
-        return getattr(self._agent, "cost", {})
-
-    @property
-    def accounted(self) -> bool:
-        """Whether the wrapped agent pays for each of its calls itself."""
-        return bool(getattr(self._agent, "accounted", False))
 
     async def predict(self, cases: Sequence[Case]) -> list[Outcome]:
         """Judge a batch; see `Agent.predict`.
