@@ -193,7 +193,7 @@ class _Training:
         total = 0.0
         for start in range(0, len(rows), self._settings.at_once):
             loss = self._loss(rows[start : start + self._settings.at_once])
-            (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
+            (loss / len(rows)).backward()
             total += float(loss.detach())
         return total
 

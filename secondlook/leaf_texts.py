@@ -104,7 +104,7 @@ def save_tokenizer(texts: LeafTexts, folder: Path, context_length: int) -> int:
         single="<start_of_text> $A <end_of_text>",
         special_tokens=[("<start_of_text>", start), ("<end_of_text>", end)],
     )
-    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         unk_token="<unk>",

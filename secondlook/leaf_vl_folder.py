@@ -81,7 +81,12 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Any:
     model = json.loads(bare.to_str())["model"]
     merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
     tokenizer = Qwen2Tokenizer(
-        vocab=model["vocab"], merges=merges, pad_token=PAD, unk_token=PAD, eos_token=END, model_max_length=4096
+        vocab=model["vocab"],
+        merges=merges,
+        pad_token=PAD,
+        unk_token=PAD,
+        eos_token=END,
+        model_max_length=4096,  # type: ignore[arg-type]
     )
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
     return tokenizer

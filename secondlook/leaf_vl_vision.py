@@ -51,7 +51,7 @@ def encode_images(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     tuple of tensors
         Patches after `EARLY_BLOCK` (N, T, D), and image tokens (N, T / 4, D).
     """
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision, get_vision_position_ids
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision, get_vision_position_ids  # type: ignore[attr-defined]
 
     n, side = len(pixels), pixels.shape[-1] // visual.patch_size
     grid = torch.tensor([[1, side, side]])

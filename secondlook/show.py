@@ -78,7 +78,7 @@ def _alternatives(model: Model) -> Table:
 
 def _shared_errors(model: Model) -> Table:
     listed = sorted(model.shared_errors, key=lambda pair: -pair.both_wrong)[:MOST_PAIRS]
-    cut = f", the {MOST_PAIRS} pairs that are most often wrong together" if len(model.shared_errors) > MOST_PAIRS else ""
+    cut = f", the {MOST_PAIRS} pairs most often wrong together" if len(model.shared_errors) > MOST_PAIRS else ""
     table = Table(title=f"Errors that agents share, on held-out cases{cut}", title_justify="left")
     table.add_column("agents")
     for name in ("n", "correlation", "both wrong", "agree", "wrong of agreed"):
