@@ -82,11 +82,11 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Any:
     merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
-        merges=merges,
+        merges=merges,  # type: ignore[arg-type]
         pad_token=PAD,
         unk_token=PAD,
         eos_token=END,
-        model_max_length=4096,  # type: ignore[arg-type]
+        model_max_length=4096,
     )
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
     return tokenizer
