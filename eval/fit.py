@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from secondlook.agents.answer_cache import AnswerCache
 from secondlook.agents.case import Task
-from secondlook.agents.clip_head import fit_linear_head
 from secondlook.agents.clip_zero_shot import TextClassifier, text_classifier
 from secondlook.agents.cost import Account
 from secondlook.agents.embedder import Embedder
@@ -22,6 +21,7 @@ from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, OpenClipEncoder
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.folds import grouped_folds
+from secondlook.agents.lessons import Lessons
 from secondlook.agents.prediction import Outcome
 from secondlook.agents.threads import one_thread
 from secondlook.agents.typicality import Typicality, fit_stranger_scores
@@ -249,7 +249,17 @@ def _ask_all(
     train, calibration = splits["train"], splits["calibration"]
     language = config.language.placed(folder)
     step("fitting heads")
-    head = fit_linear_head(train.vectors, train.truth, train.groups, len(task.labels), rng)
+    lessons = Lessons(
+        train.vectors,
+        train.truth,
+        train.groups,
+        task,
+        classifier,
+        templates=tuple(read_templates(config.templates).lines),
+        encoder=embedder.encoder if isinstance(embedder.encoder, OpenClipEncoder) else None,
+        seed=config.seed,
+    )
+    heads = {spec.name: spec.fit(lessons) for spec in config.panel}
     strangers = fit_stranger_scores(train.vectors, train.truth, classifier)
     scores = strangers.of(calibration.vectors)
     typical = Typicality.fit(scores)
@@ -261,7 +271,7 @@ def _ask_all(
     folds = grouped_folds(calibration.truth, calibration.groups, rng)
     with build_index(folder / INDEX_FOLDER, items, train.vectors, embedder.encoder.digest, rng=rng) as index:
         searcher = Searcher(index, config.neighbours)
-        panels = raw_panels(embedder, classifier, head, task, members(language, task, means))
+        panels = raw_panels(embedder, classifier, heads, task, members(language, task, means))
         cases, labels = calibration.cases, task.labels
         step("asking the first panel")
         first = ask_blocking(panels[1], cases)
@@ -280,7 +290,7 @@ def _ask_all(
             judge,
             labels,
         )
-    arrays = Arrays(classifier, head, strangers, typical)
+    arrays = Arrays(classifier, heads, strangers, typical)
     return _Asked(arrays, typical.of(scores), folds, {1: first, 2: second}, shown)
 
 

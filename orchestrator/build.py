@@ -80,7 +80,7 @@ def load_pipeline(
     def calibrated(agent: Agent) -> Agent:
         return Calibrated(agent, model.calibrators[agent.name])
 
-    raw = raw_panels(embedder, arrays.classifier, arrays.head, model.task, others)
+    raw = raw_panels(embedder, arrays.classifier, arrays.heads, model.task, others)
     panels: dict[int, Sequence[Agent]] = {look: [*map(calibrated, agents)] for look, agents in raw.items()}
     judge = judge_of(language, model.task, means, model.shown)
 

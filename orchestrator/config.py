@@ -10,8 +10,10 @@ from secondlook.agents.case import Frozen
 from secondlook.agents.cost import Budget
 from secondlook.agents.encoder import EncoderSpec
 from secondlook.agents.errors import ConfigError
+from secondlook.agents.heads import AnyHead
+from secondlook.agents.linear_head import LinearSpec
 from secondlook.agents.photo import VIEWS
-from secondlook.orchestrator.language import Language
+from secondlook.orchestrator.language import TAKEN, Language
 from secondlook.orchestrator.policies import PolicyName
 from secondlook.orchestrator.prediction_set import Method
 
@@ -24,6 +26,8 @@ class Config(Frozen):
     encoder: EncoderSpec = EncoderSpec()
     templates: str = "clip_templates.txt"
     """A packaged prompt file, or a path: one template a line, with {} for the description."""
+    panel: Annotated[tuple[AnyHead, ...], Field(max_length=32)] = (LinearSpec(),)
+    """Heads on the encoder's frozen features that look beside the words and, on a second look, the neighbours."""
     neighbours: Annotated[int, Field(ge=1, le=1000)] = 10
     """k, labelled images retrieved for a second look."""
     views: tuple[str, ...] = ("zoom",)
@@ -58,4 +62,12 @@ class Config(Frozen):
         unknown = sorted(set(self.views) - set(VIEWS))
         if unknown:
             raise ConfigError(f"There is no view {unknown}.", f"The views are {', '.join(VIEWS)}.")
+        return self
+
+    @model_validator(mode="after")
+    def _different_names(self) -> Self:
+        judge = [self.language.judge.name] if self.language.judge else []
+        names = [*TAKEN, *(spec.name for spec in self.panel), *(spec.name for spec in self.language.agents), *judge]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"Two agents are called {twice[0]!r}.", "Give each a name of its own.")
         return self

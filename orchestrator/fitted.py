@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +17,9 @@ from pydantic import Field, ValidationError
 
 from secondlook.agents.calibration import Calibrator
 from secondlook.agents.case import Frozen, Task, digest_of
-from secondlook.agents.clip_head import LinearHead
 from secondlook.agents.clip_zero_shot import TextClassifier
 from secondlook.agents.errors import ConfigError
+from secondlook.agents.head import Head, HeadSpec
 from secondlook.agents.typicality import StrangerScores, Typicality
 from secondlook.orchestrator.binding import digest_of_arrays
 from secondlook.orchestrator.config import Config
@@ -32,7 +32,7 @@ from secondlook.orchestrator.track_record import FlipLedger, TrackRecord
 from secondlook.orchestrator.trust_model import Trust
 from secondlook.orchestrator.yardstick import Yardstick
 
-FORMAT = 3
+FORMAT = 4
 MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER = "model.json", "arrays.safetensors", "fitted_on.txt", "index"
 
 
@@ -94,7 +94,8 @@ class Arrays:
     """The arrays of a fit."""
 
     classifier: TextClassifier
-    head: LinearHead
+    heads: dict[str, Head]
+    """By name, in the panel's order."""
     strangers: StrangerScores
     typicality: Typicality
 
@@ -105,14 +106,11 @@ class Arrays:
             "classifier.vectors": self.classifier.vectors,
             "classifier.negatives": self.classifier.negatives,
             "classifier.logit_scale": np.array(float(self.classifier.logit_scale)),
-            "head.weights": self.head.weights,
-            "head.bias": self.head.bias,
-            "head.strength": np.array(float(self.head.strength)),
             "strangers.means": self.strangers.means,
             "strangers.whitener": self.strangers.whitener,
             "typicality.reference": self.typicality.reference,
             "typicality.combined": self.typicality.combined,
-        }
+        } | {f"heads.{name}.{key}": array for name, head in self.heads.items() for key, array in head.tensors.items()}
 
     @property
     def digest(self) -> str:
@@ -134,7 +132,7 @@ def save_model(folder: Path, model: Model, arrays: Arrays, seen: set[str]) -> No
     """
     from safetensors.numpy import save_file
 
-    tensors = {name: np.ascontiguousarray(value) for name, value in arrays.tensors.items()}
+    tensors = {name: np.asarray(value, order="C") for name, value in arrays.tensors.items()}
     save_file(tensors, folder / ARRAYS_FILE)
     (folder / SEEN_FILE).write_text("".join(f"{digest}\n" for digest in sorted(seen)), encoding="utf-8")
     (folder / MODEL_FILE).write_text(model.model_dump_json(indent=1), encoding="utf-8")
@@ -162,7 +160,8 @@ def load_model(folder: Path) -> tuple[Model, Arrays]:
                 f"{folder} was written in format {written}; this version reads format {FORMAT}.",
                 "Run fit again with this version.",
             )
-        return Model.model_validate(found), _load_arrays(folder / ARRAYS_FILE)
+        model = Model.model_validate(found)
+        return model, _load_arrays(folder / ARRAYS_FILE, model.config.panel)
     except (ValidationError, ValueError, KeyError, OSError, RecursionError) as error:
         raise ConfigError(
             f"{folder} cannot be read as a model folder: {_first_line(error)}.", "It is damaged; run fit again."
@@ -183,7 +182,7 @@ def load_seen(folder: Path) -> set[str]:
         raise ConfigError(f"{folder / SEEN_FILE} cannot be read: {error}.", "It is damaged; run fit again.") from error
 
 
-def _load_arrays(path: Path) -> Arrays:
+def _load_arrays(path: Path, panel: Sequence[HeadSpec]) -> Arrays:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -194,10 +193,18 @@ def _load_arrays(path: Path) -> Arrays:
     classifier = TextClassifier(t["classifier.vectors"], t["classifier.negatives"], t["classifier.logit_scale"].item())
     return Arrays(
         classifier=classifier,
-        head=LinearHead(t["head.weights"], t["head.bias"], t["head.strength"].item()),
+        heads={spec.name: _load_head(spec, t) for spec in panel},
         strangers=StrangerScores(t["strangers.means"], t["strangers.whitener"], classifier),
         typicality=Typicality(t["typicality.reference"], t["typicality.combined"]),
     )
+
+
+def _load_head(spec: HeadSpec, tensors: dict[str, NDArray]) -> Head:  # type: ignore[type-arg]
+    prefix = f"heads.{spec.name}."
+    try:
+        return spec.load({key.removeprefix(prefix): array for key, array in tensors.items() if key.startswith(prefix)})
+    except KeyError as error:
+        raise KeyError(f"{prefix}{error.args[0]}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -29,7 +29,7 @@ from secondlook.orchestrator.shown_record import Shown, ShownRecord
 AgentSpec = Annotated[OpenAISpec | QwenSpec, Field(discriminator="kind")]
 ADAPTERS = "adapters"
 """Folder of a model folder that holds what `fit` trained for local models, by name."""
-TAKEN = ("zero-shot", "linear-head", "neighbour-vote")
+TAKEN = ("zero-shot", "neighbour-vote")
 """Names of the agents that every panel has."""
 
 

@@ -17,7 +17,7 @@ from secondlook.agents.cached import Cached
 from secondlook.agents.calibration import Calibrated, Calibrator
 from secondlook.agents.case import Case, Evidence, Neighbour, Task
 from secondlook.agents.chat import ChatModel
-from secondlook.agents.clip_head import ClipHead, fit_linear_head
+from secondlook.agents.clip_head import ClipHead
 from secondlook.agents.clip_zero_shot import ClipZeroShot, TextClassifier
 from secondlook.agents.cost import Account, Budget, Limits
 from secondlook.agents.embedder import Embedder
@@ -26,6 +26,7 @@ from secondlook.agents.endpoint import Endpoint
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.fakes import ScriptedAgent, ToyEncoder
 from secondlook.agents.line import Line
+from secondlook.agents.linear_head import fit_linear_head
 from secondlook.agents.openai_vlm import OpenAISpec, OpenAIVlm
 from secondlook.agents.photo import Photo
 from secondlook.agents.picture_url import picture_url
@@ -137,7 +138,7 @@ def all_wrappers(w: World) -> Agent:
 BOTH = {1: Calibrator(), 2: Calibrator(kind="temperature", temperature=1.5)}
 AGENTS: dict[str, Callable[[World], Agent]] = {
     "zero-shot": lambda w: ClipZeroShot(w.embedder, w.words),
-    "linear-head": lambda w: ClipHead(w.embedder, w.head),
+    "linear-head": lambda w: ClipHead(w.embedder, w.head, "linear-head"),
     "neighbour-vote": lambda w: NeighbourVote(TASK),
     "scripted": lambda w: ScriptedAgent("scripted", by_picture),
     "recorded": lambda w: recorded(),
@@ -147,7 +148,7 @@ AGENTS: dict[str, Callable[[World], Agent]] = {
     "budgeted": lambda w: Budgeted(ScriptedAgent("scripted", by_picture), Account(Budget(per_run=Limits(calls=99)))),
     "resilient": lambda w: Resilient(ScriptedAgent("scripted", by_picture), Line("http://there", concurrency=2)),
     "cached": lambda w: Cached(KeyedScript("scripted", by_picture), w.answers),
-    "cached head, batched": lambda w: Cached(KeyedHead(w.embedder, w.head), w.answers, batched=True),
+    "cached head, batched": lambda w: Cached(KeyedHead(w.embedder, w.head, "linear-head"), w.answers, batched=True),
     "sampled": lambda w: Sampled(ScriptedAgent("scripted", by_picture), draws=3),
     "all wrappers": all_wrappers,
     "far": far,
@@ -271,7 +272,7 @@ def test_a_second_look_is_the_mean_over_the_views_that_the_evidence_names(world:
 
 
 def test_cases_may_ask_for_different_views(world: World) -> None:
-    agent = ClipHead(world.embedder, world.head)
+    agent = ClipHead(world.embedder, world.head, "linear-head")
     asked = [
         case(0, again=True),
         case(1),
@@ -285,13 +286,13 @@ def test_cases_may_ask_for_different_views(world: World) -> None:
 def test_a_view_that_is_not_there_is_not_hidden_as_a_failure(world: World) -> None:
     asked = case(0, again=True).model_copy(update={"evidence": Evidence(views=("corner",))})
     with pytest.raises(ConfigError, match="no view"):
-        ask(ClipHead(world.embedder, world.head), [asked])
+        ask(ClipHead(world.embedder, world.head, "linear-head"), [asked])
 
 
 def test_all_agents_together_encode_each_view_once(world: World) -> None:
     embedder = Embedder(world.encoder)
     cases = [case(y, 7 + y, again=True) for y in range(3)]
-    for agent in (ClipZeroShot(embedder, world.words), ClipHead(embedder, world.head)):
+    for agent in (ClipZeroShot(embedder, world.words), ClipHead(embedder, world.head, "linear-head")):
         ask(agent, cases)
         ask(agent, [one.model_copy(update={"evidence": None}) for one in cases])
     assert embedder.encoded == 3 * len(VIEWS)

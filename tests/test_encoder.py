@@ -214,7 +214,19 @@ def test_the_shipped_model_is_the_default() -> None:
 
 
 def test_importing_the_room_loads_no_heavy_library() -> None:
-    rooms = ("encoder", "embedder", "clip_zero_shot", "clip_head", "calibration", "typicality", "views", "fakes")
+    rooms = (
+        "encoder",
+        "embedder",
+        "clip_zero_shot",
+        "clip_head",
+        "linear_head",
+        "head",
+        "lessons",
+        "calibration",
+        "typicality",
+        "views",
+        "fakes",
+    )
     program = (
         f"import sys; from secondlook.agents import {', '.join(rooms)};"
         "print([m for m in ('torch', 'open_clip', 'sklearn', 'scipy', 'transformers', 'chromadb') if m in sys.modules])"

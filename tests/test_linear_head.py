@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from strategies import groups
 
-from secondlook.agents.clip_head import STRENGTHS, fit_linear_head
 from secondlook.agents.folds import grouped_folds
+from secondlook.agents.linear_head import STRENGTHS, fit_linear_head
 
 Singles = NDArray[np.float32]
 Ints = NDArray[np.intp]
@@ -28,7 +28,7 @@ def clouds(n: int, k: int, spread: float, rng: np.random.Generator, dim: int = 8
 @pytest.fixture
 def two_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer fits, where their number is not what is tested."""
-    monkeypatch.setattr("secondlook.agents.clip_head.STRENGTHS", (1.0, 10.0))
+    monkeypatch.setattr("secondlook.agents.linear_head.STRENGTHS", (1.0, 10.0))
 
 
 @pytest.mark.usefixtures("two_strengths")
@@ -69,7 +69,7 @@ def test_a_label_that_no_fold_can_do_without_allows_no_choice(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, truth, leaves = clouds(30, 3, 0.2, rng)
-    monkeypatch.setattr("secondlook.agents.clip_head.grouped_folds", lambda *_: (truth == 0).astype(np.intp))
+    monkeypatch.setattr("secondlook.agents.linear_head.grouped_folds", lambda *_: (truth == 0).astype(np.intp))
     assert fit_linear_head(rows, truth, leaves, 3, rng).strength == 1.0
 
 

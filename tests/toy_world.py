@@ -14,9 +14,10 @@ from PIL import Image
 from secondlook.agents.base import Agent
 from secondlook.agents.calibration import Calibrated, Calibrator
 from secondlook.agents.case import Case, Task
-from secondlook.agents.clip_head import ClipHead, LinearHead
+from secondlook.agents.clip_head import ClipHead
 from secondlook.agents.clip_zero_shot import TextClassifier
 from secondlook.agents.embedder import Embedder
+from secondlook.agents.linear_head import LinearHead
 from secondlook.agents.photo import Photo
 from secondlook.agents.prediction import Failure, Outcome, Prediction
 from secondlook.agents.typicality import Typicality, fit_stranger_scores
@@ -108,7 +109,7 @@ def toy_arrays() -> Arrays:
     classifier = TextClassifier(means / np.linalg.norm(means, axis=1, keepdims=True), train[:2], 10.0)
     strangers = fit_stranger_scores(train, truth, classifier)
     head = LinearHead(3.0 * means.astype(np.float64), np.array([0.1, 0.0, -0.1]), 1.0)
-    return Arrays(classifier, head, strangers, Typicality.fit(strangers.of(held_out)))
+    return Arrays(classifier, {"linear-head": head}, strangers, Typicality.fit(strangers.of(held_out)))
 
 
 def toy_model(threshold: float | None = 0.7) -> Model:
@@ -170,7 +171,7 @@ def toy_nodes(
     embedder = Embedder(ColourEncoder(), batch_size=4, threads=2)  # type: ignore[arg-type]
     softer = Calibrator(kind="temperature", temperature=2.0)
     speaker = agent or Scripted("scripted", script)
-    head = Calibrated(ClipHead(embedder, arrays.head), {1: softer, 2: softer})
+    head = Calibrated(ClipHead(embedder, arrays.heads["linear-head"], "linear-head"), {1: softer, 2: softer})
     vote = Calibrated(NeighbourVote(model.task), {2: softer})
     return Nodes(model, arrays, embedder, {1: (speaker, head), 2: (speaker, head, vote)}, lambda: searcher, looks)
 
