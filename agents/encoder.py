@@ -80,6 +80,17 @@ class Encoder(Protocol):
         ...
 
 
+class Towers(NamedTuple):
+    """The loaded model itself, for what learns through it. Its weights are shared and frozen: nobody changes them."""
+
+    model: Any
+    """Of OpenCLIP, in evaluation mode."""
+    tokenizer: Any
+    """A list of texts to token ids of shape (N, L)."""
+    device: Any
+    dtype: Any
+
+
 class _Loaded(NamedTuple):
     model: Any
     crop: tuple[Any, ...]
@@ -154,6 +165,12 @@ class OpenClipEncoder:
                 "Give a folder as OpenCLIP saves it, or the name of an OpenCLIP model.",
             )
         return f"local-dir:{folder}", None
+
+    @property
+    def towers(self) -> Towers:
+        """The model, its tokenizer, and where and in which arithmetic it runs."""
+        loaded = self._loaded
+        return Towers(loaded.model, loaded.tokenizer, loaded.device, loaded.dtype)
 
     @cached_property
     def digest(self) -> str:
