@@ -85,19 +85,12 @@ class Towers(NamedTuple):
 
     model: Any
     """Of OpenCLIP, in evaluation mode."""
-    tokenizer: Any
-    """A list of texts to token ids of shape (N, L)."""
-    device: Any
-    dtype: Any
-
-
-class _Loaded(NamedTuple):
-    model: Any
     crop: tuple[Any, ...]
     """The steps of the preprocessing that work on a picture."""
     normalise: tuple[Any, ...]
     """Those that work on tensors, after the one that makes them."""
     tokenizer: Any
+    """A list of texts to token ids of shape (N, L)."""
     device: Any
     dtype: Any
 
@@ -122,16 +115,16 @@ class OpenClipEncoder:
         self.spec = spec or EncoderSpec()
         self._device = device
         self._lock = threading.Lock()
-        self._loaded_once: _Loaded | None = None
+        self._loaded_once: Towers | None = None
 
     @property
-    def _loaded(self) -> _Loaded:
+    def _loaded(self) -> Towers:
         with self._lock:  # decoding threads ask for the preprocessing at the same time
             if self._loaded_once is None:
                 self._loaded_once = self._load()
             return self._loaded_once
 
-    def _load(self) -> _Loaded:
+    def _load(self) -> Towers:
         from pickle import UnpicklingError  # raised for a damaged .pt, though only its tensors are read
 
         import torch
@@ -168,9 +161,8 @@ class OpenClipEncoder:
 
     @property
     def towers(self) -> Towers:
-        """The model, its tokenizer, and where and in which arithmetic it runs."""
-        loaded = self._loaded
-        return Towers(loaded.model, loaded.tokenizer, loaded.device, loaded.dtype)
+        """The model, its tokenizer, and where and in which arithmetic it runs; loaded when first asked for."""
+        return self._loaded
 
     @cached_property
     def digest(self) -> str:
@@ -268,7 +260,7 @@ class OpenClipEncoder:
         return _unit(vectors.float().cpu().numpy())
 
 
-def _create(name: str, pretrained: str | None, cuda: bool) -> _Loaded:
+def _create(name: str, pretrained: str | None, cuda: bool) -> Towers:
     import torch
 
     device = torch.device("cuda" if cuda else "cpu")
@@ -286,7 +278,7 @@ def _create(name: str, pretrained: str | None, cuda: bool) -> _Loaded:
     dtype = torch.bfloat16 if cuda else torch.float32
     steps = preprocess.transforms
     middle = next(i for i, step in enumerate(steps) if type(step).__name__ in ("ToTensor", "MaybeToTensor"))
-    return _Loaded(
+    return Towers(
         model.eval().requires_grad_(False),
         tuple(steps[:middle]),
         tuple(steps[middle + 1 :]),
