@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
+from secondlook.agents.head import HeadSpec
 from secondlook.agents.linear_head import LinearSpec
 
 AnyHead = Annotated[LinearSpec, Field()]
 """One entry of a panel: `kind` says which."""
+_SPECS: tuple[type[HeadSpec], ...] = get_args(get_args(AnyHead)[0]) or (get_args(AnyHead)[0],)
+KINDS: dict[str, type[HeadSpec]] = {
+    spec.model_fields["kind"].default: spec for spec in sorted(_SPECS, key=lambda spec: spec.trains)
+}
+"""Every head by its kind, those that train the last."""

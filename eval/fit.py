@@ -21,7 +21,6 @@ from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, OpenClipEncoder
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.folds import grouped_folds
-from secondlook.agents.lessons import Lessons
 from secondlook.agents.prediction import Outcome
 from secondlook.agents.threads import one_thread
 from secondlook.agents.typicality import Typicality, fit_stranger_scores
@@ -31,6 +30,7 @@ from secondlook.eval.dataset import Dataset, LabelledCase, check_counts, check_d
 from secondlook.eval.decide import decide
 from secondlook.eval.embedded import Embedded, embed_split
 from secondlook.eval.held_out import ask_blocking, hear_all
+from secondlook.eval.learn import Learned, learn, lessons_of
 from secondlook.eval.progress import Progress, silent
 from secondlook.eval.shown import shown_records
 from secondlook.eval.splits import split_by_group, with_digests
@@ -200,7 +200,10 @@ def _fit_all(
         progress(what, next(steps), 6)
 
     classifier = text_classifier(embedder.encoder, task, templates.lines)
-    asked = _ask_all(folder, task, config, classifier, embedder, splits, rng, step, means)
+    lessons = lessons_of(splits["train"], task, classifier, embedder.encoder, tuple(templates.lines), config.seed)
+    learned = learn(config, lessons, lambda what: progress(what, 0, 6))
+    config = learned.config
+    asked = _ask_all(folder, task, learned, classifier, embedder, splits, rng, step, means)
     with one_thread():
         decided = decide(config, task, asked.said, calibration, asked.typicality, asked.folds, rng, step)
     model = Model(
@@ -218,7 +221,7 @@ def _fit_all(
             language=parts_of(config.language.placed(folder), task, means.device),
         ),
         shown=asked.shown,
-        notes=(*notes, *decided.notes),
+        notes=(*notes, *learned.notes, *decided.notes),
         versions={name: version(name) for name in ("secondlook", "torch", "open_clip_torch", "chromadb")},
         calibrators=decided.calibrators,
         fusions=decided.fusions,
@@ -230,6 +233,7 @@ def _fit_all(
         shared_errors=decided.shared_errors,
         ledger=decided.flips,
         records=decided.records,
+        candidates=learned.candidates,
         yardstick=decided.yardstick,
     )
     return model, asked.arrays
@@ -238,7 +242,7 @@ def _fit_all(
 def _ask_all(
     folder: Path,
     task: Task,
-    config: Config,
+    learned: Learned,
     classifier: TextClassifier,
     embedder: Embedder,
     splits: dict[str, Embedded],
@@ -247,19 +251,9 @@ def _ask_all(
     means: Means,
 ) -> _Asked:
     train, calibration = splits["train"], splits["calibration"]
+    config = learned.config
     language = config.language.placed(folder)
-    step("fitting heads")
-    lessons = Lessons(
-        train.vectors,
-        train.truth,
-        train.groups,
-        task,
-        classifier,
-        templates=tuple(read_templates(config.templates).lines),
-        encoder=embedder.encoder if isinstance(embedder.encoder, OpenClipEncoder) else None,
-        seed=config.seed,
-    )
-    heads = {spec.name: spec.fit(lessons) for spec in config.panel}
+    step("measuring what is unusual")
     strangers = fit_stranger_scores(train.vectors, train.truth, classifier)
     scores = strangers.of(calibration.vectors)
     typical = Typicality.fit(scores)
@@ -271,7 +265,7 @@ def _ask_all(
     folds = grouped_folds(calibration.truth, calibration.groups, rng)
     with build_index(folder / INDEX_FOLDER, items, train.vectors, embedder.encoder.digest, rng=rng) as index:
         searcher = Searcher(index, config.neighbours)
-        panels = raw_panels(embedder, classifier, heads, task, members(language, task, means))
+        panels = raw_panels(embedder, classifier, learned.heads, task, members(language, task, means))
         cases, labels = calibration.cases, task.labels
         step("asking the first panel")
         first = ask_blocking(panels[1], cases)
@@ -290,7 +284,7 @@ def _ask_all(
             judge,
             labels,
         )
-    arrays = Arrays(classifier, heads, strangers, typical)
+    arrays = Arrays(classifier, learned.heads, strangers, typical)
     return _Asked(arrays, typical.of(scores), folds, {1: first, 2: second}, shown)
 
 

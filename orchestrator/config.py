@@ -28,6 +28,10 @@ class Config(Frozen):
     """A packaged prompt file, or a path: one template a line, with {} for the description."""
     panel: Annotated[tuple[AnyHead, ...], Field(max_length=32)] = (LinearSpec(),)
     """Heads on the encoder's frozen features that look beside the words and, on a second look, the neighbours."""
+    candidates: Annotated[tuple[AnyHead, ...], Field(max_length=32)] = ()
+    """Heads that `fit` compares on the train split to choose the panel itself, the cheap ones first; none: `panel`."""
+    candidate_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    """What that comparing may take."""
     neighbours: Annotated[int, Field(ge=1, le=1000)] = 10
     """k, labelled images retrieved for a second look."""
     views: tuple[str, ...] = ("zoom",)
@@ -67,7 +71,9 @@ class Config(Frozen):
     @model_validator(mode="after")
     def _different_names(self) -> Self:
         judge = [self.language.judge.name] if self.language.judge else []
-        names = [*TAKEN, *(spec.name for spec in self.panel), *(spec.name for spec in self.language.agents), *judge]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"Two agents are called {twice[0]!r}.", "Give each a name of its own.")
+        others = [*TAKEN, *(spec.name for spec in self.language.agents), *judge]
+        for heads in (self.panel, self.candidates):
+            names = [*others, *(spec.name for spec in heads)]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ConfigError(f"Two agents are called {twice[0]!r}.", "Give each a name of its own.")
         return self

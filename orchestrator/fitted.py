@@ -22,6 +22,7 @@ from secondlook.agents.errors import ConfigError
 from secondlook.agents.head import Head, HeadSpec
 from secondlook.agents.typicality import StrangerScores, Typicality
 from secondlook.orchestrator.binding import digest_of_arrays
+from secondlook.orchestrator.candidate import Candidate
 from secondlook.orchestrator.config import Config
 from secondlook.orchestrator.gate import Gate
 from secondlook.orchestrator.ledger import TRACK_FILE, carried
@@ -70,6 +71,8 @@ class Model(Frozen):
     """Of each two agents, on held-out cases."""
     ledger: FlipLedger
     records: tuple[TrackRecord, ...]
+    candidates: tuple[Candidate, ...] = ()
+    """Heads that were compared to choose the panel, the lowest NLL first; none where it was named."""
     shown: tuple[ShownRecord, ...] = ()
     """What a judge is shown of the agents, where there is one that is."""
     notes: tuple[str, ...] = ()

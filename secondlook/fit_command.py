@@ -34,6 +34,14 @@ def fit(
     templates: Annotated[str, typer.Option(help="File of prompts, one a line, {} for the description.")] = (
         "clip_templates.txt"
     ),
+    panel: Annotated[
+        str,
+        typer.Option(
+            help="Heads that look beside the words: kinds such as linear,gda, a YAML file (docs/methods.md), or auto: "
+            "compare all there are by cross-validation on train, and take those that help."
+        ),
+    ] = "linear",
+    panel_seconds: Annotated[float, typer.Option(help="What that comparing may take, in seconds.")] = 300.0,
     agents: Annotated[
         Path | None,
         typer.Option(
@@ -87,10 +95,13 @@ def fit(
     from secondlook.agents.errors import ConfigError
     from secondlook.eval.agents_file import read_agents
     from secondlook.eval.fit import fit as run_fit
+    from secondlook.eval.panel_file import read_panel
     from secondlook.orchestrator.config import Config
     from secondlook.orchestrator.language import Language
 
     language = read_agents(agents) if agents else Language()
+    heads = read_panel(panel)
+    chosen = {} if heads.panel is None else {"panel": heads.panel}
     try:
         config = Config(
             encoder=EncoderSpec(
@@ -98,6 +109,9 @@ def fit(
                 pretrained=pretrained and absolute(pretrained),
             ),
             templates=absolute(templates),
+            candidates=heads.candidates,
+            candidate_seconds=panel_seconds,
+            **chosen,
             fusion=cast("PolicyName", fusion.replace("-", "_")),
             neighbours=neighbours,
             target_risk=target_risk,

@@ -26,6 +26,8 @@ def print_model(model: Model, console: Console | None = None) -> None:
     splits = ", ".join(f"{name} {s.n} images / {s.n_groups} groups" for name, s in model.splits.items())
     print_line(console, f"{len(model.task.labels)} labels: {', '.join(model.task.labels)}")
     print_line(console, f"Fitted on {splits}. Encoder {model.config.encoder.model}. Model {model.digest}.")
+    if model.candidates:
+        print_whole(console, _candidates(model))
     print_whole(console, _records(model))
     print_whole(console, _weights(model))
     if model.alternatives:
@@ -73,6 +75,19 @@ def _alternatives(model: Model) -> Table:
     table.add_column("decides")
     for name, fusion in sorted(model.alternatives.items(), key=lambda item: (math.isnan(item[1].nll), item[1].nll)):
         table.add_row(plain(name), _digits(fusion.nll), plain(fusion.fused_by))
+    return table
+
+
+def _candidates(model: Model) -> Table:
+    """Tabulate what was compared to choose the panel."""
+    table = Table(title="Heads compared on training images, by held-out NLL", title_justify="left")
+    for name, justify in (("head", "left"), ("n", "right"), ("accuracy", "right"), ("NLL", "right"), ("ECE", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("seconds", justify="right")
+    table.add_column("")
+    for row in model.candidates:
+        figures = (_digits(row.accuracy, 3), _digits(row.nll), _digits(row.ece, 3), f"{row.seconds:.1f}")
+        table.add_row(plain(row.name), str(row.n or "-"), *figures, "in the panel" if row.chosen else plain(row.note))
     return table
 
 

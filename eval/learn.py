@@ -1,0 +1,66 @@
+"""What is learned from the train split: the heads of the panel, chosen first where that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from secondlook.agents.case import Task
+from secondlook.agents.clip_zero_shot import TextClassifier
+from secondlook.agents.encoder import Encoder, OpenClipEncoder
+from secondlook.agents.head import Head
+from secondlook.agents.lessons import Lessons
+from secondlook.eval.auto_panel import Chosen, choose_panel
+from secondlook.eval.embedded import Embedded
+from secondlook.orchestrator.candidate import Candidate
+from secondlook.orchestrator.config import Config
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The heads, and the configuration with the panel that they form."""
+
+    config: Config
+    heads: dict[str, Head]
+    candidates: tuple[Candidate, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def lessons_of(
+    train: Embedded,
+    task: Task,
+    classifier: TextClassifier,
+    encoder: Encoder,
+    templates: tuple[str, ...] = ("a photo of {}",),
+    seed: int = 0,
+) -> Lessons:
+    """Make lessons of the train split."""
+    words = encoder if isinstance(encoder, OpenClipEncoder) else None
+    return Lessons(train.vectors, train.truth, train.groups, task, classifier, templates, words, seed=seed)
+
+
+def learn(config: Config, lessons: Lessons, tell: Callable[[str], None]) -> Learned:
+    """Fit the heads of the panel.
+
+    Parameters
+    ----------
+    config : Config
+        With candidates, the panel is chosen among them.
+    lessons : Lessons
+    tell : callable
+        Told what begins.
+
+    Raises
+    ------
+    ConfigError
+        When a head cannot be fitted, or no panel can be chosen.
+    """
+    found = Chosen(config.panel, (), ())
+    if config.candidates:
+        found = choose_panel(config.candidates, lessons, config.candidate_seconds, tell)
+        config = config.model_copy(update={"panel": found.panel})
+    heads = {}
+    for spec in config.panel:
+        tell(f"fitting {spec.name}")
+        heads[spec.name] = spec.fit(lessons)
+    return Learned(config, heads, found.table, found.notes)

@@ -1,0 +1,85 @@
+"""Which heads form the panel: by their kinds, from a YAML file, or all there are, to be compared."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from secondlook.agents.errors import ConfigError
+from secondlook.agents.heads import KINDS, AnyHead
+
+MAX_BYTES = 2**20
+"""Largest file, in bytes."""
+AUTO = "auto"
+FORM = (
+    "Write `panel:`, a list of heads, each with a kind; or `candidates:`, a list to choose from. See docs/methods.md."
+)
+KEYS = ("panel", "candidates")
+
+
+class PanelChoice(NamedTuple):
+    """Heads to take as they are, or candidates to choose from."""
+
+    panel: tuple[AnyHead, ...] | None
+    candidates: tuple[AnyHead, ...]
+
+
+def read_panel(text: str) -> PanelChoice:
+    """Read what a person says of the panel.
+
+    Parameters
+    ----------
+    text : str
+        ``auto``; kinds with commas between, such as ``linear,gda``; or a YAML file with `panel` or `candidates`.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such kind or file, or a setting is wrong: names it.
+
+    Examples
+    --------
+    >>> [head.kind for head in read_panel("linear").panel]
+    ['linear']
+    """
+    if text == AUTO:
+        return PanelChoice(None, tuple(kind() for kind in KINDS.values()))
+    if text.endswith((".yaml", ".yml")):
+        return _read_file(Path(text))
+    kinds = [kind.strip() for kind in text.split(",")]
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        near = difflib.get_close_matches(unknown[0], KINDS, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"There is no head {unknown[0]!r}.", f"{hint}There are {', '.join(KINDS)}, and auto.")
+    return PanelChoice(tuple(KINDS[kind]() for kind in kinds), ())
+
+
+def _read_file(path: Path) -> PanelChoice:
+    found = _read_yaml(path)
+    if not isinstance(found, dict) or not found or set(found) - set(KEYS):
+        raise ConfigError(f"{path} holds other things than `panel:` or `candidates:`.", FORM)
+    heads: dict[str, tuple[AnyHead, ...]] = {}
+    for key, rows in found.items():
+        try:
+            heads[key] = TypeAdapter(tuple[AnyHead, ...]).validate_python(rows)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, (key, *first["loc"])))
+            raise ConfigError(f"{path}: {where}: {first['msg']}.", FORM) from None
+    return PanelChoice(heads.get("panel"), heads.get("candidates", ()))
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path} is larger than {MAX_BYTES // 2**20} MiB.", FORM)
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The panel {path} cannot be read: {error.strerror}.", FORM) from error
+    except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        what = " ".join(str(error).split())[:300]
+        raise ConfigError(f"The panel {path} is not YAML: {what}.", FORM) from error
