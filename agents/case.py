@@ -117,7 +117,7 @@ class Evidence(Frozen):
     neighbours: tuple[Neighbour, ...] = ()
     """Most similar first."""
     views: tuple[str, ...] = ()
-    """Names of the crops to look at (see `secondlook.agents.photo.VIEWS`)."""
+    """Names of the crops to look at (see `secondlook.agents.crop`)."""
 
 
 class Statement(Frozen):

@@ -128,7 +128,7 @@ class Embedder:
         photos : sequence of Photo
             N photos.
         view : str
-            Which crop of them, by its name in `secondlook.agents.photo.VIEWS`.
+            Which crop of them, by its name in `secondlook.agents.crop`.
 
         Returns
         -------

@@ -18,21 +18,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from secondlook.agents.crop import SUBJECT, WHOLE, pixels_of, sides_of
 from secondlook.agents.errors import ConfigError, ImageError
 from secondlook.agents.raster import opened, upright_rgb
+from secondlook.agents.subject_mask import subject_view
 
 MAX_BYTES = 256 * 2**20
 """Largest file read, in bytes."""
-
-VIEWS: dict[str, tuple[float, float, float, float]] = {
-    "whole": (0.0, 0.0, 1.0, 1.0),
-    "zoom": (0.125, 0.125, 0.875, 0.875),
-    "top_left": (0.0, 0.0, 2 / 3, 2 / 3),
-    "top_right": (1 / 3, 0.0, 1.0, 2 / 3),
-    "bottom_left": (0.0, 1 / 3, 2 / 3, 1.0),
-    "bottom_right": (1 / 3, 1 / 3, 1.0, 1.0),
-}
-"""Named crops as fractions of width and height: left, top, right, bottom."""
 
 
 class Photo:
@@ -152,15 +144,17 @@ class Photo:
             self._side = min(side, self._side or side)
 
     def view(self, name: str) -> Image.Image:
-        """Return a named crop of the pixels (see `VIEWS`); "whole" is the pixels themselves."""
-        if name not in VIEWS:
-            raise ConfigError(f"There is no view {name!r}.", f"The views are {', '.join(VIEWS)}.")
-        image = self.pixels()
-        if name == "whole":
-            return image
-        left, top, right, bottom = VIEWS[name]
-        width, height = image.size
-        return image.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
+        """Return a view of the pixels by its name (see `secondlook.agents.crop`); "whole" is the pixels themselves.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such view.
+        """
+        if name == SUBJECT:
+            return subject_view(self.pixels())
+        sides, image = sides_of(name), self.pixels()
+        return image if name == WHOLE else image.crop(pixels_of(sides, *image.size))
 
     def thumbnail(self, side: int = 128) -> bytes:
         """Return a small JPEG of the whole image, its longest side at most `side` pixels.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from secondlook.agents.case import Frozen
 from secondlook.agents.cost import Budget
+from secondlook.agents.crop import expanded
 from secondlook.agents.encoder import EncoderSpec
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.heads import AnyHead
 from secondlook.agents.linear_head import LinearSpec
-from secondlook.agents.photo import VIEWS
 from secondlook.orchestrator.language import TAKEN, Language
 from secondlook.orchestrator.policies import PolicyName
 from secondlook.orchestrator.prediction_set import Method
@@ -35,7 +35,8 @@ class Config(Frozen):
     neighbours: Annotated[int, Field(ge=1, le=1000)] = 10
     """k, labelled images retrieved for a second look."""
     views: tuple[str, ...] = ("zoom",)
-    """Crops that the agents look at on a second look, beside the whole image."""
+    """What the agents look at on a second look, beside the whole image: views or groups of them, by their names in
+    `secondlook.agents.crop`."""
     fusion: PolicyName = "pool"
     """How opinions become one belief; the best agent alone decides where that is not better on held-out cases."""
     target_risk: Share = 0.05
@@ -61,12 +62,10 @@ class Config(Frozen):
     """False never looks again. True looks again where `fit` measured that it helps."""
     seed: int = 0
 
-    @model_validator(mode="after")
-    def _known_views(self) -> Self:
-        unknown = sorted(set(self.views) - set(VIEWS))
-        if unknown:
-            raise ConfigError(f"There is no view {unknown}.", f"The views are {', '.join(VIEWS)}.")
-        return self
+    @field_validator("views")
+    @classmethod
+    def _each_view(cls, views: tuple[str, ...]) -> tuple[str, ...]:
+        return expanded(views)
 
     @model_validator(mode="after")
     def _different_names(self) -> Self:

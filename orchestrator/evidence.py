@@ -19,7 +19,7 @@ def with_evidence(cases: Sequence[Case], embedder: Embedder, searcher: Searcher,
     embedder : Embedder
     searcher : Searcher
     views : tuple of str
-        Names in `secondlook.agents.photo.VIEWS`.
+        Names in `secondlook.agents.crop`.
 
     Returns
     -------

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import secondlook.agents.photo as photo_module
+from secondlook.agents.crop import GROUPS
 from secondlook.agents.errors import ConfigError, ImageError
-from secondlook.agents.photo import VIEWS, Photo
+from secondlook.agents.photo import Photo
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 DATA = Path(os.environ.get("SECONDLOOK_DATA") or Path(__file__).parents[1].parent / "shared" / "data")
@@ -343,8 +344,9 @@ def test_views_are_the_named_parts_of_the_image() -> None:
     photo = Photo.of(scene)
     assert photo.view("whole") is photo.pixels()
     assert photo.view("zoom").size == (72, 36)  # three quarters of each side
-    assert {photo.view(corner).size for corner in VIEWS if "_" in corner} == {(64, 32)}
-    assert [corner for corner in VIEWS if "_" in corner and photo.view(corner).getpixel((0, 0)) == RED] == ["top_left"]
+    corners = [view for view in GROUPS["five_crop"] if view != "centre"]
+    assert {photo.view(view).size for view in GROUPS["five_crop"]} == {(64, 32)}
+    assert [corner for corner in corners if photo.view(corner).getpixel((0, 0)) == RED] == ["top_left"]
     with pytest.raises(ConfigError, match="no view 'sideways'"):
         photo.view("sideways")
 
