@@ -34,7 +34,6 @@ class BiomedCoopSpec(ContextSpec):
 
     kind: Literal["biomedcoop"] = "biomedcoop"
     name: str = "biomedcoop"
-    rate: Annotated[float, Field(gt=0, le=10)] = 0.0025
     near: Weight = 0.5
     """Weight of the difference from the descriptions."""
     alike: Weight = 0.25

@@ -6,10 +6,17 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from secondlook.agents.biomedcoop_head import BiomedCoopSpec
+from secondlook.agents.coop_head import CoopSpec
+from secondlook.agents.description_head import DescriptionSpec
 from secondlook.agents.head import HeadSpec
 from secondlook.agents.linear_head import LinearSpec
+from secondlook.agents.nola_head import NolaSpec
 
-AnyHead = Annotated[LinearSpec, Field()]
+AnyHead = Annotated[
+    LinearSpec | DescriptionSpec | NolaSpec | CoopSpec | BiomedCoopSpec,
+    Field(discriminator="kind"),
+]
 """One entry of a panel: `kind` says which."""
 _SPECS: tuple[type[HeadSpec], ...] = get_args(get_args(AnyHead)[0]) or (get_args(AnyHead)[0],)
 KINDS: dict[str, type[HeadSpec]] = {

@@ -18,11 +18,12 @@ Ints = NDArray[np.intp]
 
 
 class NolaSpec(HeadSpec):
-    """A linear head on the images that the descriptions are surest of, label by label, starting from the words.
+    """Two linear heads on frozen features, one teaching the other, both starting from the words.
 
-    The images are those without labels where there are any, else those of the train split; labels are never looked
-    at, neither to learn nor to choose. The published method then tunes the image encoder on what a second, larger
-    network makes of the pseudo-labels; here both are replaced by this head on frozen features.
+    The first learns from the images that the descriptions are surest of, label by label; the second from what the
+    first makes of all of them. The images are those without labels where there are any, else those of the train
+    split; labels are never looked at, neither to learn nor to choose. In the published method the first stands on
+    the features of another encoder, and the second tunes the image tower.
 
     References
     ----------
@@ -48,8 +49,10 @@ class NolaSpec(HeadSpec):
         images, scale = pool.astype(np.float64), lessons.classifier.logit_scale
         words = scale * lessons.classifier.vectors.astype(np.float64)
         rows, labels = pseudo_labels(images @ words.T, max(self.least, int(self.share * len(pool) / len(words))))
-        weights = _head(images[rows], labels, words, self.smoothing, self.strength)
-        return WordsHead(weights / scale, scale)
+        teacher = _head(images[rows], labels, words, self.smoothing, self.strength)
+        taught = (images @ teacher.T).argmax(axis=1)
+        student = _head(images, taught, words, self.smoothing, self.strength)
+        return WordsHead(student / scale, scale)
 
     def load(self, tensors: Tensors) -> WordsHead:
         """Make the head of what it learned; see `HeadSpec.load`."""
