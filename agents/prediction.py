@@ -37,6 +37,9 @@ class Prediction(Frozen):
     """Why, in the agent's own words. Text of a model: data, to be escaped wherever it is shown."""
     again: bool = False
     """Whether the agent asks that the case be looked at again, with evidence."""
+    consistency: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of an answer from several views: the mean, over the views, of the probability that each alone gives the top label
+    of all, before calibration. None where there was one view."""
     prompt: str = ""
     """SHA-256 of the prompt files that the agent was asked with; empty where it takes none."""
     cost: Cost = FREE

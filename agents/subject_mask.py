@@ -18,7 +18,7 @@ BORDER = 0.04
 """Width of the border whose colours are taken for the surroundings', as a share of the shorter side."""
 TYPICAL = 0.75
 """Share of the border that is of the surroundings; the rest may be a part of the subject that is cut off."""
-LEAST, MOST = 0.03, 0.9
+LEAST, MOST = 0.03, 0.8
 """Share of the picture that a subject covers; with less or more there is none."""
 BLUR = 0.1
 """Radius of the blur, as a share of the longest side."""

@@ -1,4 +1,4 @@
-"""How agents on frozen features look: at the whole image, or again at the crops that the evidence names."""
+"""How agents on frozen features look: at the whole image, or again at the views that the evidence names."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ def look_at(cases: Sequence[Case], embedder: Embedder, logits: Logits, agent: st
     Returns
     -------
     list of Outcome
-        `Prediction` of scale ``logit``, or `Failure` where the image cannot be read.
+        `Prediction` of scale ``logit``, with its consistency where there were several views; or `Failure` where the
+        image cannot be read.
     """
     photos = [case.photo for case in cases]
-    sums: dict[int, list[NDArray[np.float64]]] = {i: [] for i in range(len(cases))}
+    seen: dict[int, list[NDArray[np.float64]]] = {i: [] for i in range(len(cases))}
     errors: dict[int, str] = {}
     views = {view for case in cases if case.evidence for view in case.evidence.views} - {"whole"}
     for view in ["whole", *sorted(views)]:
@@ -44,10 +45,44 @@ def look_at(cases: Sequence[Case], embedder: Embedder, logits: Logits, agent: st
         errors |= {rows[j]: error for j, error in enumerate(found.errors) if error is not None}
         if found.ok.size:
             for j, row in zip(found.ok, logits(found.vectors[found.ok]), strict=True):
-                sums[rows[j]].append(row)
+                seen[rows[j]].append(row)
     return [
         Failure(agent=agent, look=case.look, error=errors[i])
         if i in errors
-        else Prediction(agent=agent, look=case.look, scale="logit", scores=tuple(np.mean(sums[i], axis=0).tolist()))
+        else Prediction(
+            agent=agent,
+            look=case.look,
+            scale="logit",
+            scores=tuple(np.mean(seen[i], axis=0).tolist()),
+            consistency=consistency_of(np.stack(seen[i])),
+        )
         for i, case in enumerate(cases)
     ]
+
+
+def consistency_of(logits: NDArray[np.float64]) -> float | None:
+    """Mean, over views, of the probability that each alone gives the label that all together put first.
+
+    Views that contradict each other average to a confident answer as easily as to a cautious one; this tells them from
+    views that agree.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (V, K)
+        Of each of V views.
+
+    Returns
+    -------
+    float or None
+        None of one view.
+
+    Examples
+    --------
+    >>> consistency_of(np.log([[0.8, 0.2], [0.6, 0.4]])).__round__(3), consistency_of(np.zeros((1, 2)))
+    (0.7, None)
+    """
+    if len(logits) < 2:
+        return None
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    given = p[:, logits.mean(axis=0).argmax()] / p.sum(axis=1)
+    return min(float(given.mean()), 1.0)

@@ -39,6 +39,8 @@ class Answers:
         Fitted on all N.
     stated : ndarray of shape (N,), optional
         The confidences in the agent's own words, nan where there is none; None where it never stated one.
+    consistency : ndarray of shape (N,), optional
+        How far its views agreed, nan where there was one; None where it never saw several.
     """
 
     agent: str
@@ -47,6 +49,7 @@ class Answers:
     probs: Floats
     calibrator: Calibrator
     stated: Floats | None = None
+    consistency: Floats | None = None
 
     @property
     def column(self) -> str:
@@ -125,10 +128,16 @@ def calibrate_all(
             log_q, scale = log_distributions(said)
             calibrator, probs[ok] = fit_calibrator(log_q, truth[ok], None if folds is None else folds[ok], scale)
             raw[ok] = np.exp(log_q)
-        found.append(Answers(row[0].agent, row[0].look, raw, probs, calibrator, _stated(row)))
+        found.append(Answers(row[0].agent, row[0].look, raw, probs, calibrator, _stated(row), _consistency(row)))
     return found
 
 
 def _stated(row: Sequence[Outcome]) -> Floats | None:
     words = [max(o.scores) if not isinstance(o, Failure) and o.scale == "stated" else np.nan for o in row]
     return None if np.isnan(words).all() else np.array(words)
+
+
+def _consistency(row: Sequence[Outcome]) -> Floats | None:
+    known = [None if isinstance(outcome, Failure) else outcome.consistency for outcome in row]
+    found = np.array(known, dtype=np.float64)  # None becomes nan
+    return None if np.isnan(found).all() else found

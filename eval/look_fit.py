@@ -38,7 +38,9 @@ class LookFit:
 def opinions_of(answers: Sequence[Answers]) -> Opinions:
     """Stack the cross-fitted answers of a look, or of both."""
     probs, said = np.stack([a.probs for a in answers]), np.stack([a.raw for a in answers])
-    return Opinions(tuple(a.column for a in answers), probs, said)
+    none = np.full(probs.shape[1], np.nan)
+    consistency = np.stack([none if a.consistency is None else a.consistency for a in answers])
+    return Opinions(tuple(a.column for a in answers), probs, said, consistency)
 
 
 def fit_look(
@@ -59,7 +61,7 @@ def fit_look(
     fitted = do_no_harm(fit_fusion(named, opinions, split.truth, folds), opinions, split.truth, folds)
     loss = loss or Loss()
     labels = loss.labels(fitted.beliefs)
-    x = features(fitted.beliefs, opinions.probs, typicality, labels)
+    x = features(fitted.beliefs, opinions.probs, typicality, labels, opinions.consistency)
     trust, held_out = fit_trust(x, labels == split.truth, folds)
     return LookFit(fitted, trust, LookData(held_out, loss.of(labels, split.truth)), labels)
 

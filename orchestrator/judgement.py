@@ -91,7 +91,7 @@ def judge(
     belief[np.isnan(typicality)] = np.nan
     typical = np.nan_to_num(typicality, nan=1.0)
     labels = (loss or Loss()).labels(belief)
-    scores = trust.of(features(belief, opinions.probs, typical, labels))
+    scores = trust.of(features(belief, opinions.probs, typical, labels, opinions.consistency))
     unknown = labels == UNKNOWN
     strangers = gate.strangers(typical)
     accepted = gate.accepts(scores, typical, last=not may_look_again) & ~unknown

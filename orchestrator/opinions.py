@@ -28,6 +28,9 @@ class Opinions:
     said : ndarray of shape (M, N, K)
         The distributions before calibration, nan in the same rows. A fusion that fits its own model of what an
         agent's words are worth starts here; everything else from `probs`.
+    consistency : ndarray of shape (M, N), optional
+        How far an agent's views agreed (`Prediction.consistency`), nan where it failed or had one view; None where all
+        had. Trust rests on it, no fusion does.
 
     Raises
     ------
@@ -38,6 +41,7 @@ class Opinions:
     columns: tuple[str, ...]
     probs: Floats
     said: Floats
+    consistency: Floats | None = None
 
     def __post_init__(self) -> None:
         shape = self.probs.shape
@@ -46,6 +50,8 @@ class Opinions:
                 f"opinions: expected probs and said [M={len(self.columns)} >= 1, N, K], "
                 f"got {shape} and {self.said.shape}"
             )
+        if self.consistency is not None and self.consistency.shape != shape[:2]:
+            raise ValueError(f"consistency: expected [M={shape[0]}, N={shape[1]}], got {self.consistency.shape}")
 
     @classmethod
     def uncalibrated(cls, columns: Sequence[str], probs: Floats) -> Opinions:
@@ -99,7 +105,8 @@ class Opinions:
 
     def cases(self, which: Any) -> Opinions:
         """Return the opinions of some cases, by mask, slice or indices."""
-        return Opinions(self.columns, self.probs[:, which], self.said[:, which])
+        consistency = None if self.consistency is None else self.consistency[:, which]
+        return Opinions(self.columns, self.probs[:, which], self.said[:, which], consistency)
 
     def of(self, columns: Sequence[str]) -> Opinions:
         """Return the opinions of some agents, in the order given.
@@ -110,4 +117,5 @@ class Opinions:
             When there is no such column.
         """
         rows = [self.columns.index(name) for name in columns]
-        return Opinions(tuple(columns), self.probs[rows], self.said[rows])
+        consistency = None if self.consistency is None else self.consistency[rows]
+        return Opinions(tuple(columns), self.probs[rows], self.said[rows], consistency)

@@ -97,13 +97,14 @@ def stack(outcomes: Outcomes, columns: Sequence[str], n_labels: int) -> Opinions
     """Outcomes of the named columns as arrays; what was never calibrated counts as said."""
     n = len(outcomes[columns[0]])
     probs = np.full((len(columns), n, n_labels), np.nan)
-    said = probs.copy()
+    said, consistency = probs.copy(), probs[:, :, 0].copy()
     for m, name in enumerate(columns):
         for i, outcome in enumerate(outcomes[name]):
             if not isinstance(outcome, Failure):
                 probs[m, i] = outcome.scores
                 said[m, i] = outcome.said or outcome.scores
-    return Opinions(tuple(columns), probs, said)
+                consistency[m, i] = np.nan if outcome.consistency is None else outcome.consistency
+    return Opinions(tuple(columns), probs, said, consistency)
 
 
 def opinion(outcome: Outcome, labels: Sequence[str]) -> Opinion:

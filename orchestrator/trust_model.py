@@ -6,20 +6,30 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import field_validator
 
 from secondlook.agents.case import Frozen
 
 Floats = NDArray[np.float64]
-FEATURES = ("top", "margin", "agreement", "typicality")
+FEATURES = ("top", "margin", "agreement", "typicality", "consistency")
 """Log-odds of the top label; log-ratio of it to the best other; mean log-probability the agents give the top label;
-log typicality. Trust never falls when one of them rises."""
+log typicality; mean log-probability that the views of one agent give the top label. Trust never falls when one of them
+rises."""
 SHRINKAGE = 8.0
-"""Pull of the coefficients towards (0; 1, 0, 0, 0), where trust is the belief's own top probability."""
-START = np.array([0.0, 1.0, 0.0, 0.0, 0.0])
+"""Pull of the coefficients towards (0; 1, 0, 0, 0, 0), where trust is the belief's own top probability."""
+START = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0])
 LIMIT = 1e-6
+LEAST = 1e-3
+"""What a lower probability that an agent, or its views, give the top label counts as."""
 
 
-def features(belief: Floats, probs: Floats, typicality: Floats, labels: NDArray[np.intp] | None = None) -> Floats:
+def features(
+    belief: Floats,
+    probs: Floats,
+    typicality: Floats,
+    labels: NDArray[np.intp] | None = None,
+    consistency: Floats | None = None,
+) -> Floats:
     """Compute what trust rests on.
 
     Parameters
@@ -31,10 +41,13 @@ def features(belief: Floats, probs: Floats, typicality: Floats, labels: NDArray[
         In (0, 1].
     labels : ndarray of shape (N,), optional
         The labels whose rightness is asked about, any where belief is nan; by default the most probable.
+    consistency : ndarray of shape (M, N), optional
+        See `secondlook.orchestrator.opinions.Opinions`. An agent of another top label gives this one what its views
+        leave of 1, at most. Where no agent looked at several views the feature is 0.
 
     Returns
     -------
-    ndarray of shape (N, 4)
+    ndarray of shape (N, 5)
         In the order of `FEATURES`; rows of nan where nobody answered.
     """
     top = np.nan_to_num(belief).argmax(axis=1) if labels is None else labels
@@ -42,26 +55,40 @@ def features(belief: Floats, probs: Floats, typicality: Floats, labels: NDArray[
     others = belief.copy()
     others[each, top] = -np.inf
     first, second = np.clip(belief[each, top], LIMIT, 1 - LIMIT), np.maximum(others.max(axis=1), LIMIT)
-    given = np.maximum(probs[:, each, top], 1e-3)
-    answered = ~np.isnan(given)
-    agreement = np.where(answered, np.log(np.where(answered, given, 1.0)), 0.0).sum(0) / np.maximum(answered.sum(0), 1)
-    x = np.stack([np.log(first / (1 - first)), np.log(first / second), agreement, np.log(typicality)], axis=1)
+    agreement, steady = _mean_log(probs[:, each, top]), np.zeros(len(top))
+    if consistency is not None:
+        same = np.nan_to_num(probs).argmax(axis=2) == top
+        steady = _mean_log(np.where(same, consistency, 1 - consistency))
+    x = np.stack([np.log(first / (1 - first)), np.log(first / second), agreement, np.log(typicality), steady], axis=1)
     x[np.isnan(belief).any(axis=1)] = np.nan
     return cast("Floats", x)
+
+
+def _mean_log(given: Floats) -> Floats:
+    """Mean over M agents of the logarithm of what they give, of shape (N,); nan is left out, and 0 where all are."""
+    known = ~np.isnan(given)
+    log = np.log(np.maximum(np.where(known, given, 1.0), LEAST))
+    return cast("Floats", log.sum(axis=0) / np.maximum(known.sum(axis=0), 1))
 
 
 class Trust(Frozen):
     """A logistic model of the features with non-negative coefficients, so that it is monotone in each."""
 
     intercept: float = 0.0
-    coefficients: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    coefficients: tuple[float, float, float, float, float] = (1.0, 0.0, 0.0, 0.0, 0.0)
     n: int = 0
     """Held-out cases it was fitted on."""
     n_wrong: int = 0
     """How many of them the belief got wrong."""
 
+    @field_validator("coefficients", mode="before")
+    @classmethod
+    def _of_four(cls, given: object) -> object:
+        """Read a model that was fitted before the last feature was known."""
+        return (*given, 0.0) if isinstance(given, list | tuple) and len(given) == len(FEATURES) - 1 else given
+
     def of(self, x: Floats) -> Floats:
-        """Trust of shape (N,) for features of shape (N, 4); 0 where nobody answered."""
+        """Trust of shape (N,) for features of shape (N, 5); 0 where nobody answered."""
         known = ~np.isnan(x).any(axis=1)
         trust = np.zeros(len(x))
         z = self.intercept + x[known] @ np.array(self.coefficients)
@@ -74,7 +101,7 @@ def fit_trust(x: Floats, right: NDArray[np.bool_], folds: NDArray[np.intp] | Non
 
     Parameters
     ----------
-    x : ndarray of shape (N, 4)
+    x : ndarray of shape (N, 5)
         Features of cross-fitted beliefs.
     right : ndarray of shape (N,)
         Whether the belief's top label is the truth.
@@ -103,20 +130,20 @@ def _fit(x: Floats, right: NDArray[np.bool_]) -> Trust:
 
     known = ~np.isnan(x).any(axis=1)
     x, y = x[known], right[known].astype(np.float64)
-    bounds = [(None, None)] + [(0.0, None)] * 4
+    bounds = [(None, None)] + [(0.0, None)] * len(FEATURES)
     found = minimize(penalised_nll, START, args=(x, y), jac=True, method="L-BFGS-B", bounds=bounds)
-    c = found.x.tolist()
-    return Trust(intercept=c[0], coefficients=(c[1], c[2], c[3], c[4]), n=len(y), n_wrong=int(len(y) - y.sum()))
+    intercept, *coefficients = found.x.tolist()
+    return Trust(intercept=intercept, coefficients=tuple(coefficients), n=len(y), n_wrong=int(len(y) - y.sum()))
 
 
 def penalised_nll(c: Floats, x: Floats, y: Floats) -> tuple[float, Floats]:
-    """Compute what the fit minimises, and its gradient of shape (5,).
+    """Compute what the fit minimises, and its gradient of shape (6,).
 
     Parameters
     ----------
-    c : ndarray of shape (5,)
+    c : ndarray of shape (6,)
         Intercept and coefficients.
-    x : ndarray of shape (N, 4)
+    x : ndarray of shape (N, 5)
         Features.
     y : ndarray of shape (N,)
         1 where the belief is right, else 0.

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from scipy.optimize import check_grad
 from strategies import Panel, panels
 
@@ -15,7 +16,7 @@ from secondlook.orchestrator.trust_model import FEATURES, LIMIT, Trust, features
 Floats = NDArray[np.float64]
 COEFFICIENT = st.floats(0, 5)
 FEATURE = st.floats(-14, 14)
-NOTHING = np.empty((0, 4))
+NOTHING = np.empty((0, 5))
 
 
 @pytest.fixture
@@ -44,9 +45,49 @@ def test_features_are_as_by_hand() -> None:
     # typicality .25: ln .25.
     belief = np.array([[0.6, 0.3, 0.1]])
     probs = np.array([[[0.5, 0.3, 0.2]], [[0.8, 0.1, 0.1]]])
-    expected = [np.log(1.5), np.log(2), (np.log(0.5) + np.log(0.8)) / 2, np.log(0.25)]
+    expected = [np.log(1.5), np.log(2), (np.log(0.5) + np.log(0.8)) / 2, np.log(0.25), 0]
     np.testing.assert_allclose(features(belief, probs, np.array([0.25])), [expected])
-    assert len(FEATURES) == 4
+    assert len(FEATURES) == 5
+
+
+def test_consistency_is_of_the_label_asked_about() -> None:
+    # Two agents, several views each. The first says label 0, its views by .9; the second says label 1, its views by
+    # .7, which leaves .3 at most for label 0: (ln .9 + ln .3) / 2. Asked about label 1 it is (ln .1 + ln .7) / 2.
+    belief = np.array([[0.6, 0.4]])
+    probs = np.array([[[0.8, 0.2]], [[0.3, 0.7]]])
+    seen = np.array([[0.9], [0.7]])
+    first = features(belief, probs, np.ones(1), consistency=seen)[0, 4]
+    other = features(belief, probs, np.ones(1), np.array([1]), seen)[0, 4]
+    np.testing.assert_allclose([first, other], [(np.log(0.9) + np.log(0.3)) / 2, (np.log(0.1) + np.log(0.7)) / 2])
+
+
+def test_an_agent_of_one_view_and_one_that_failed_say_nothing_of_consistency() -> None:
+    belief = np.array([[0.6, 0.4], [0.6, 0.4]])
+    probs = np.array([[[0.8, 0.2]] * 2, [[0.7, 0.3]] * 2, [[np.nan] * 2] * 2])
+    seen = np.array([[0.9, np.nan], [np.nan, np.nan], [np.nan, np.nan]])
+    found = features(belief, probs, np.ones(2), consistency=seen)
+    # The first case has one agent that looked at several views, the second none: nothing is added to its log-odds.
+    np.testing.assert_allclose(found[:, 4], [np.log(0.9), 0])
+    np.testing.assert_array_equal(found[:, :4], features(belief, probs, np.ones(2))[:, :4])
+
+
+def test_views_that_contradict_each_other_lower_trust_where_they_did_so_before(rng: np.random.Generator) -> None:
+    # Beliefs are alike everywhere; those whose views agreed were right in 95 of 100, the others in 60.
+    n, agreed = 400, rng.random(400) < 0.5
+    belief, seen = np.tile([0.8, 0.2], (n, 1)), np.where(agreed, 0.95, 0.55)[None]
+    right = rng.random(n) < np.where(agreed, 0.95, 0.6)
+    x = features(belief, belief[None], np.ones(n), consistency=seen)
+    model, _ = fit_trust(x, right, None)
+    assert model.coefficients[4] > 0.5
+    assert model.of(x[agreed])[0] == pytest.approx(0.95, abs=0.06)
+    assert model.of(x[~agreed])[0] == pytest.approx(0.6, abs=0.06)
+
+
+def test_a_model_of_four_features_is_read_as_one_that_does_without_the_fifth() -> None:
+    old = Trust.model_validate_json('{"coefficients": [0.8, 0.2, 0.3, 0.1]}')
+    assert old.coefficients == (0.8, 0.2, 0.3, 0.1, 0.0)
+    with pytest.raises(ValidationError, match="coefficients"):
+        Trust.model_validate_json('{"coefficients": [0.8, 0.2, 0.3]}')
 
 
 def test_an_agent_that_failed_is_no_dissent() -> None:
@@ -70,14 +111,14 @@ def test_features_are_finite_where_somebody_answered_and_nan_elsewhere(panel: Pa
 
 
 @given(
-    st.tuples(COEFFICIENT, COEFFICIENT, COEFFICIENT, COEFFICIENT),
+    st.tuples(COEFFICIENT, COEFFICIENT, COEFFICIENT, COEFFICIENT, COEFFICIENT),
     st.floats(-5, 5),
-    st.tuples(FEATURE, FEATURE, FEATURE, FEATURE),
-    st.integers(0, 3),
+    st.tuples(FEATURE, FEATURE, FEATURE, FEATURE, FEATURE),
+    st.integers(0, 4),
     st.floats(0, 10),
 )
 def test_trust_never_falls_when_a_feature_rises(
-    coefficients: tuple[float, float, float, float],
+    coefficients: tuple[float, float, float, float, float],
     intercept: float,
     row: tuple[float, ...],
     which: int,
@@ -94,7 +135,7 @@ def test_trust_never_falls_when_a_feature_rises(
 @given(st.integers(0, 2**32 - 1), st.floats(-2, 2))
 def test_every_fit_is_monotone_even_where_the_data_are_not(seed: int, sharpen: float) -> None:
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=(30, 4))
+    x = rng.normal(size=(30, 5))
     right = rng.random(30) < 1 / (1 + np.exp(-sharpen * x.sum(axis=1)))
     model, _ = fit_trust(x, right, None)
     assert min(model.coefficients) >= 0
@@ -102,7 +143,7 @@ def test_every_fit_is_monotone_even_where_the_data_are_not(seed: int, sharpen: f
 
 def test_without_data_trust_is_the_beliefs_own_top_probability() -> None:
     model, held_out = fit_trust(NOTHING, np.empty(0, dtype=np.bool_), None)
-    assert (model.intercept, model.coefficients, model.n) == (0.0, (1.0, 0.0, 0.0, 0.0), 0)
+    assert (model.intercept, model.coefficients, model.n) == (0.0, (1.0, 0.0, 0.0, 0.0, 0.0), 0)
     assert held_out.shape == (0,)
     belief = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
     np.testing.assert_allclose(model.of(features(belief, belief[None], np.array([0.3, 1.0]))), [0.7, 0.8])
@@ -152,7 +193,7 @@ def test_no_case_is_trusted_by_a_model_fitted_on_it(rng: np.random.Generator) ->
 @given(st.integers(0, 2**32 - 1))
 def test_the_gradient_is_the_numerical_one(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    x, y, c = rng.normal(size=(20, 4)), (rng.random(20) < 0.6).astype(np.float64), rng.normal(size=5)
+    x, y, c = rng.normal(size=(20, 5)), (rng.random(20) < 0.6).astype(np.float64), rng.normal(size=6)
     off = check_grad(lambda c: penalised_nll(c, x, y)[0], lambda c: penalised_nll(c, x, y)[1], c)
     assert off <= 1e-4 * (1 + np.abs(penalised_nll(c, x, y)[1]).max())
 
