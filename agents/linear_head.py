@@ -142,7 +142,7 @@ def _teach(model: LogisticRegression, embeddings: NDArray[np.float32], truth: ND
 
 
 def _choose(embeddings: NDArray[np.float32], truth: NDArray[np.intp], folds: NDArray[np.intp], n_labels: int) -> float:
-    """Find the C of the lowest held-out NLL: from the smallest on, until it rises, each fit starting at the last."""
+    """Find the C of the lowest held-out NLL: from the smallest on, until it rises, each starting at the last."""
     insides = [folds != fold for fold in np.unique(folds)]
     if any(len(np.unique(truth[inside])) < n_labels for inside in insides):
         return UNKNOWN
@@ -153,9 +153,10 @@ def _choose(embeddings: NDArray[np.float32], truth: NDArray[np.intp], folds: NDA
             _held_out_nll(model.set_params(C=strength), embeddings, truth, inside)
             for model, inside in zip(models, insides, strict=True)
         )
-        if loss >= least:
+        if loss > 1.1 * least:
             break
-        best, least = strength, loss
+        if loss < least:
+            best, least = strength, loss
     return best
 
 
