@@ -12,9 +12,11 @@ from secondlook.agents.description_head import DescriptionSpec
 from secondlook.agents.head import HeadSpec
 from secondlook.agents.linear_head import LinearSpec
 from secondlook.agents.nola_head import NolaSpec
+from secondlook.agents.ordinal_head import OrdinalSpec
+from secondlook.agents.refine_head import RefineSpec
 
 AnyHead = Annotated[
-    LinearSpec | DescriptionSpec | NolaSpec | CoopSpec | BiomedCoopSpec,
+    LinearSpec | DescriptionSpec | NolaSpec | CoopSpec | BiomedCoopSpec | RefineSpec | OrdinalSpec,
     Field(discriminator="kind"),
 ]
 """One entry of a panel: `kind` says which."""
