@@ -9,14 +9,28 @@ from pydantic import Field
 from secondlook.agents.biomedcoop_head import BiomedCoopSpec
 from secondlook.agents.coop_head import CoopSpec
 from secondlook.agents.description_head import DescriptionSpec
+from secondlook.agents.gda_head import GdaSpec
 from secondlook.agents.head import HeadSpec
+from secondlook.agents.hopfield_head import HopfieldSpec
+from secondlook.agents.knn_head import KnnSpec
 from secondlook.agents.linear_head import LinearSpec
+from secondlook.agents.ncm_head import NcmSpec
 from secondlook.agents.nola_head import NolaSpec
 from secondlook.agents.ordinal_head import OrdinalSpec
 from secondlook.agents.refine_head import RefineSpec
 
 AnyHead = Annotated[
-    LinearSpec | DescriptionSpec | NolaSpec | CoopSpec | BiomedCoopSpec | RefineSpec | OrdinalSpec,
+    LinearSpec
+    | GdaSpec
+    | NcmSpec
+    | KnnSpec
+    | HopfieldSpec
+    | DescriptionSpec
+    | NolaSpec
+    | CoopSpec
+    | BiomedCoopSpec
+    | RefineSpec
+    | OrdinalSpec,
     Field(discriminator="kind"),
 ]
 """One entry of a panel: `kind` says which."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,10 +111,10 @@ class RefineSpec(HeadSpec):
     a = A_image f and b = A_text t, where f and t are unit vectors times the root of the logit scale, so that their
     products are the checkpoint's logits:
 
-    - random feature alignment, |a - z|^2 / D + |b - z|^2 / D, with z drawn from a standard normal for each pair and step;
-      in the mean it makes what all vectors have in common small, which is what keeps the two kinds apart;
-    - hybrid contrastive distillation, the mean of KL(q || softmax(a b^T)) over both directions, where q is half the pair
-      itself and half the softmax of the checkpoint's own logits over the batch.
+    - random feature alignment, |a - z|^2 / D + |b - z|^2 / D, with z drawn from a standard normal for each pair and
+      step; in the mean it makes what all vectors have in common small, which is what keeps the two kinds apart;
+    - hybrid contrastive distillation, the mean of KL(q || softmax(a b^T)) over both directions, where q is half the
+      pair itself and half the softmax of the checkpoint's own logits over the batch.
 
     Labels are few and their words are shared by many images: the half that is the pair itself is spread evenly over
     all images of the same text.
@@ -127,10 +127,12 @@ class RefineSpec(HeadSpec):
 
     kind: Literal["refine"] = "refine"
     name: str = "refine"
+    trains: ClassVar[bool] = True
     method: Literal["refine", "mean-shift"] = "refine"
     """``mean-shift``, the control: no map, each kind's mean over the pairs is subtracted."""
-    steps: Annotated[int, Field(ge=1, le=100_000)] = 200
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 30
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Divided by D, since a step moves each of a map's D * D numbers about as far."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Pulls the maps to the identity."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -171,20 +173,24 @@ class RefineSpec(HeadSpec):
     def _maps(self, pairs: Pairs, scale: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Descend both losses by AdamW from the identity, a batch a step."""
         dim = pairs.images.shape[1]
-        height = np.sqrt(scale)
+        height, rate = np.sqrt(scale), self.learning_rate / dim
         offsets, moments = np.zeros((2, dim, dim)), np.zeros((2, 2, dim, dim))
-        for step, rows in zip(range(1, self.steps + 1), _batches(len(pairs.images), rng), strict=False):
-            images, texts, same = height * pairs.images[rows], height * pairs.texts[rows], pairs.same[rows]
-            noise = rng.standard_normal((len(rows), dim))
+        batches = _batches(len(pairs.images), rng)
+        images = texts = target = back = np.zeros(0)
+        for step in range(1, self.steps + 1):
+            if step == 1 or len(pairs.images) > BATCH:  # what fits into one batch has the same targets in every step
+                rows = next(batches)
+                images, texts, same = height * pairs.images[rows], height * pairs.texts[rows], pairs.same[rows]
+                target = hybrid_target(images @ texts.T, same, self.alpha)
+                back = hybrid_target(texts @ images.T, same, self.alpha)
             a, b = images @ (offsets[0].T + np.eye(dim)), texts @ (offsets[1].T + np.eye(dim))
-            target = hybrid_target(images @ texts.T, same, self.alpha)
-            back = hybrid_target(texts @ images.T, same, self.alpha)
+            noise = rng.standard_normal(images.shape)
             a_slope, b_slope = slopes(a, b, noise, target, back, self.random_weight)
             gradient = np.stack([a_slope.T @ images, b_slope.T @ texts])
             moments[0] += 0.1 * (gradient - moments[0])
             moments[1] += 0.001 * (gradient**2 - moments[1])
             move = (moments[0] / (1 - 0.9**step)) / (np.sqrt(moments[1] / (1 - 0.999**step)) + 1e-8)
-            offsets = (1 - self.learning_rate * self.weight_decay) * offsets - self.learning_rate * move
+            offsets = (1 - rate * self.weight_decay) * offsets - rate * move
         return offsets[0] + np.eye(dim), offsets[1] + np.eye(dim)
 
 
