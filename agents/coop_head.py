@@ -60,12 +60,16 @@ class ContextSpec(HeadSpec):
         context = self._start(tower, lessons)
         phrases = [f"{lessons.task.phrases_of(label)[0].rstrip('.')}." for label in lessons.task.labels]
         prompts = tower.prompts(phrases, context.shape[-2])
-        shots = int(np.median(lessons.counts))
-        steps = self.steps or next((steps for most, steps in STEPS.items() if shots <= most), MOST_STEPS)
-        vectors = _learn(tower, prompts, context, lessons, self.penalty(lessons, towers.device), steps, self.rate)
+        penalty, steps = self.penalty(lessons, towers.device), self.steps_for(lessons)
+        vectors = _learn(tower, prompts, context, lessons, penalty, steps, self.rate)
         if not np.isfinite(vectors).all():
             raise ConfigError(f"{self.name} did not converge at rate {self.rate:g}.", "Choose a lower rate.")
         return WordsHead(vectors, lessons.classifier.logit_scale)
+
+    def steps_for(self, lessons: Lessons) -> int:
+        """Return how many steps are made, by the images of the label in the middle."""
+        shots = int(np.median(lessons.counts))
+        return self.steps or next((steps for most, steps in STEPS.items() if shots <= most), MOST_STEPS)
 
     def load(self, tensors: Tensors) -> WordsHead:
         """Make the head of what it learned; see `HeadSpec.load`."""
