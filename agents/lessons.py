@@ -124,9 +124,37 @@ class Lessons:
             captions=None if self.captions is None else self.captions[chosen],
         )
 
+    def thinned(self, most: int) -> Lessons:
+        """Return the lessons of so many images at most, drawn by the seed, from every label as evenly as may be."""
+        if len(self) <= most:
+            return self
+        drawn = self.order[np.random.default_rng(self.seed).permutation(len(self))]
+        drawn = drawn[np.argsort(self.truth[drawn], kind="stable")]
+        counts = self.counts
+        # The first of every label, then the second of each that has one, and so on.
+        turn = np.arange(len(self)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self.part(np.sort(drawn[np.argsort(turn, kind="stable")[:most]]))
+
     def folds(self, most: int = 5) -> NDArray[np.intp] | None:
-        """Fold of each image by group, of shape (N,); None where a label has one group only."""
-        return grouped_folds(self.truth, self.groups, np.random.default_rng(self.seed), most) if len(self) else None
+        """Fold of each image by group, of shape (N,); None where a label has one group only.
+
+        An image's fold does not depend on the order of the images.
+        """
+        if not len(self):
+            return None
+        order, folds = self.order, np.empty(len(self), dtype=np.intp)
+        names, rng = [self.groups[i] for i in order], np.random.default_rng(self.seed)
+        dealt = grouped_folds(self.truth[order], names, rng, most)
+        if dealt is None:
+            return None
+        folds[order] = dealt
+        return folds
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """Indices that sort the images by their embeddings: what is drawn in this order is drawn from any order."""
+        rows = np.ascontiguousarray(self.vectors, dtype=np.float32)
+        return np.argsort(rows.view(f"V{4 * rows.shape[1]}").ravel(), kind="stable")
 
 
 def check_embeddings(name: str, vectors: NDArray, dim: int) -> None:  # type: ignore[type-arg]
