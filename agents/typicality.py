@@ -7,67 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.agents.clip_zero_shot import TextClassifier
-
 Floats = NDArray[np.float64]
-SCORES = ("mahalanobis", "negatives")
-
-
-@dataclass(frozen=True)
-class StrangerScores:
-    """Two scores of an embedding, each higher for strangers.
-
-    ``mahalanobis``: squared distance to the nearest label's mean under a shared, shrunken covariance.
-    ``negatives``: log-odds of the negative prompts against the labels' prompts, at the checkpoint's scale.
-
-    Attributes
-    ----------
-    means : ndarray of shape (K, D)
-    whitener : ndarray of shape (D, D)
-        W with W W^T the inverse covariance.
-    classifier : TextClassifier
-    """
-
-    means: Floats
-    whitener: Floats
-    classifier: TextClassifier
-
-    def of(self, embeddings: NDArray[np.float32]) -> Floats:
-        """Scores of shape (N, 2), in the order of `SCORES`."""
-        x = embeddings.astype(np.float64) @ self.whitener
-        centres = self.means @ self.whitener
-        squared = (x**2).sum(1, keepdims=True) - 2 * x @ centres.T + (centres**2).sum(1)
-        return np.stack([squared.min(axis=1), self._negatives(embeddings)], axis=1)
-
-    def _negatives(self, embeddings: NDArray[np.float32]) -> Floats:
-        if not len(self.classifier.negatives):
-            return np.zeros(len(embeddings))
-        scale = self.classifier.logit_scale
-        against = scale * (embeddings @ self.classifier.negatives.T).astype(np.float64)
-        own = self.classifier.logits(embeddings)
-        odds: Floats = np.logaddexp.reduce(against, 1) - np.logaddexp.reduce(own, 1)
-        return odds
-
-
-def fit_stranger_scores(
-    embeddings: NDArray[np.float32], truth: NDArray[np.intp], classifier: TextClassifier
-) -> StrangerScores:
-    """Fit the scores on train embeddings of shape (N, D) with label indices of shape (N,).
-
-    References
-    ----------
-    Lee et al. (2018), https://arxiv.org/abs/1807.03888 (Mahalanobis, tied covariance); Jiang et al. (2024),
-    https://arxiv.org/abs/2403.20078 (negative labels); Ledoit and Wolf (2004) for the shrinkage.
-    """
-    from sklearn.covariance import LedoitWolf
-
-    x = embeddings.astype(np.float64)
-    means = np.stack([x[truth == label].mean(axis=0) for label in range(int(truth.max()) + 1)])
-    covariance = LedoitWolf(assume_centered=True).fit(x - means[truth]).covariance_
-    floor = 1e-9 * np.trace(covariance) / len(covariance) + 1e-12
-    values, vectors = np.linalg.eigh(covariance)
-    whitener = vectors / np.sqrt(np.maximum(values, floor))
-    return StrangerScores(means, whitener, classifier)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,11 @@ from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, OpenClipEncoder
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.folds import grouped_folds
+from secondlook.agents.photo import Photo
 from secondlook.agents.prediction import Outcome
+from secondlook.agents.stranger_scores import fit_stranger_scores
 from secondlook.agents.threads import one_thread
-from secondlook.agents.typicality import Typicality, fit_stranger_scores
+from secondlook.agents.typicality import Typicality
 from secondlook.eval.adapters import fit_adapters
 from secondlook.eval.cases import read_dataset, readable
 from secondlook.eval.dataset import Dataset, LabelledCase, check_counts, check_disjoint, digest_of_split
@@ -34,6 +36,7 @@ from secondlook.eval.learn import Learned, learn, lessons_of
 from secondlook.eval.progress import Progress, silent
 from secondlook.eval.shown import shown_records
 from secondlook.eval.splits import split_by_group, with_digests
+from secondlook.eval.stranger_fit import choose_stranger_scores, embed_strangers
 from secondlook.eval.task_file import read_task, read_templates
 from secondlook.orchestrator.binding import bind
 from secondlook.orchestrator.config import Config
@@ -53,6 +56,7 @@ from secondlook.orchestrator.language import ADAPTERS, Language, Means, judge_of
 from secondlook.orchestrator.ledger import TRACK_FILE
 from secondlook.orchestrator.panels import raw_panels
 from secondlook.orchestrator.shown_record import ShownRecord, records_by_fold
+from secondlook.orchestrator.stranger_choice import StrangerChoice
 from secondlook.prompts import Prompt
 from secondlook.retrieval.index import build_index, index_digest
 from secondlook.retrieval.search import Searcher
@@ -91,6 +95,7 @@ def fit(
     *,
     config: Config | None = None,
     descriptions: Path | None = None,
+    strangers: Sequence[Photo] = (),
     device: Device = "auto",
     cache: EmbeddingCache | None = None,
     progress: Progress = silent,
@@ -109,6 +114,8 @@ def fit(
     config : Config, optional
     descriptions : Path, optional
         See `read_task`.
+    strangers : sequence of Photo, optional
+        Pictures of what the model is not for: what finds strangers is chosen on them too.
     device, cache, progress
         How to compute, what to reuse, whom to tell.
 
@@ -133,6 +140,13 @@ def fit(
         labelled = {name: _labelled(split, task) for name, split in splits.items()}
         _check_enough(labelled, task, notes)
         check_disjoint(labelled)
+        seen = {case.photo.digest for split in splits.values() for case in split.cases}
+        given = None
+        if strangers:
+            progress("reading strangers", 0, len(strangers))
+            given, digests, lost = embed_strangers(strangers, embedder, seen)
+            notes += lost
+            seen |= digests  # what was chosen on them would be judged too well by them
         with ExitStack() as opened:
             kept = cache.path.parent if cache else Path(opened.enter_context(TemporaryDirectory(prefix="secondlook-")))
             answers = None
@@ -141,8 +155,7 @@ def fit(
             train = splits["train"]
             notes += fit_adapters(config.language, task, train, folder, kept / ADAPTERS, device, progress)
             means = Means(Account(config.budget), answers, device)
-            model, arrays = _fit_all(folder, task, config, templates, embedder, splits, notes, progress, means)
-        seen = {case.photo.digest for split in splits.values() for case in split.cases}
+            model, arrays = _fit_all(folder, task, config, templates, embedder, splits, given, notes, progress, means)
         save_model(folder, model, arrays, seen)
     return model
 
@@ -188,22 +201,26 @@ def _fit_all(
     templates: Prompt,
     embedder: Embedder,
     splits: dict[str, Embedded],
+    given: NDArray[np.float32] | None,
     notes: list[str],
     progress: Progress,
     means: Means,
 ) -> tuple[Model, Arrays]:
     rng = np.random.default_rng(config.seed)
-    calibration = splits["calibration"]
-    steps = iter(range(1, 7))
+    train, calibration = splits["train"], splits["calibration"]
+    steps = iter(range(1, 8))
 
     def step(what: str) -> None:
-        progress(what, next(steps), 6)
+        progress(what, next(steps), 7)
 
     classifier = text_classifier(embedder.encoder, task, templates.lines)
-    lessons = lessons_of(splits["train"], task, classifier, embedder.encoder, tuple(templates.lines), config.seed)
-    learned = learn(config, lessons, lambda what: progress(what, 0, 6))
+    lessons = lessons_of(train, task, classifier, embedder.encoder, tuple(templates.lines), config.seed)
+    learned = learn(config, lessons, lambda what: progress(what, 0, 7))
     config = learned.config
-    asked = _ask_all(folder, task, learned, classifier, embedder, splits, rng, step, means)
+    step("choosing what finds strangers")
+    with one_thread():
+        choice = choose_stranger_scores(train, calibration, task.labels, classifier, given, config.seed)
+    asked = _ask_all(folder, task, learned, choice, classifier, embedder, splits, rng, step, means)
     with one_thread():
         decided = decide(config, task, asked.said, calibration, asked.typicality, asked.folds, rng, step)
     model = Model(
@@ -234,6 +251,7 @@ def _fit_all(
         ledger=decided.flips,
         records=decided.records,
         candidates=learned.candidates,
+        strangers=choice,
         yardstick=decided.yardstick,
     )
     return model, asked.arrays
@@ -243,6 +261,7 @@ def _ask_all(
     folder: Path,
     task: Task,
     learned: Learned,
+    choice: StrangerChoice,
     classifier: TextClassifier,
     embedder: Embedder,
     splits: dict[str, Embedded],
@@ -254,7 +273,7 @@ def _ask_all(
     config = learned.config
     language = config.language.placed(folder)
     step("measuring what is unusual")
-    strangers = fit_stranger_scores(train.vectors, train.truth, classifier)
+    strangers = fit_stranger_scores(train.vectors, train.truth, classifier, train.groups, choice.scores, config.seed)
     scores = strangers.of(calibration.vectors)
     typical = Typicality.fit(scores)
     step("building the index")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,9 @@ from secondlook.agents.case import Frozen, Task, digest_of
 from secondlook.agents.clip_zero_shot import TextClassifier
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.head import Head, HeadSpec
-from secondlook.agents.typicality import StrangerScores, Typicality
+from secondlook.agents.strangeness import ScoreName
+from secondlook.agents.stranger_scores import StrangerScores, load_stranger_scores
+from secondlook.agents.typicality import Typicality
 from secondlook.orchestrator.binding import digest_of_arrays
 from secondlook.orchestrator.candidate import Candidate
 from secondlook.orchestrator.config import Config
@@ -29,11 +32,13 @@ from secondlook.orchestrator.ledger import TRACK_FILE, carried
 from secondlook.orchestrator.policies import AnyFusion
 from secondlook.orchestrator.shared_errors import SharedErrors
 from secondlook.orchestrator.shown_record import ShownRecord
+from secondlook.orchestrator.stranger_choice import StrangerChoice
 from secondlook.orchestrator.track_record import FlipLedger, TrackRecord
 from secondlook.orchestrator.trust_model import Trust
 from secondlook.orchestrator.yardstick import Yardstick
 
 FORMAT = 4
+Loaded = TypeVar("Loaded")
 MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER = "model.json", "arrays.safetensors", "fitted_on.txt", "index"
 
 
@@ -79,6 +84,8 @@ class Model(Frozen):
     """What fit decided, in sentences."""
     bindings: dict[str, str] = Field(default_factory=dict)
     """What each column was made of when it was measured; see `secondlook.orchestrator.binding.bind`."""
+    strangers: StrangerChoice = StrangerChoice()
+    """Which stranger scores typicality rests on, and why."""
     yardstick: Yardstick = Yardstick()
     versions: dict[str, str]
 
@@ -109,10 +116,9 @@ class Arrays:
             "classifier.vectors": self.classifier.vectors,
             "classifier.negatives": self.classifier.negatives,
             "classifier.logit_scale": np.array(float(self.classifier.logit_scale)),
-            "strangers.means": self.strangers.means,
-            "strangers.whitener": self.strangers.whitener,
             "typicality.reference": self.typicality.reference,
             "typicality.combined": self.typicality.combined,
+            **{f"strangers.{key}": array for key, array in self.strangers.tensors.items()},
         } | {f"heads.{name}.{key}": array for name, head in self.heads.items() for key, array in head.tensors.items()}
 
     @property
@@ -164,7 +170,7 @@ def load_model(folder: Path) -> tuple[Model, Arrays]:
                 "Run fit again with this version.",
             )
         model = Model.model_validate(found)
-        return model, _load_arrays(folder / ARRAYS_FILE, model.config.panel)
+        return model, _load_arrays(folder / ARRAYS_FILE, model.config.panel, model.strangers.scores)
     except (ValidationError, ValueError, KeyError, OSError, RecursionError) as error:
         raise ConfigError(
             f"{folder} cannot be read as a model folder: {_first_line(error)}.", "It is damaged; run fit again."
@@ -185,7 +191,7 @@ def load_seen(folder: Path) -> set[str]:
         raise ConfigError(f"{folder / SEEN_FILE} cannot be read: {error}.", "It is damaged; run fit again.") from error
 
 
-def _load_arrays(path: Path, panel: Sequence[HeadSpec]) -> Arrays:
+def _load_arrays(path: Path, panel: Sequence[HeadSpec], scores: Sequence[ScoreName]) -> Arrays:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -196,16 +202,16 @@ def _load_arrays(path: Path, panel: Sequence[HeadSpec]) -> Arrays:
     classifier = TextClassifier(t["classifier.vectors"], t["classifier.negatives"], t["classifier.logit_scale"].item())
     return Arrays(
         classifier=classifier,
-        heads={spec.name: _load_head(spec, t) for spec in panel},
-        strangers=StrangerScores(t["strangers.means"], t["strangers.whitener"], classifier),
+        heads={spec.name: _part(t, f"heads.{spec.name}.", spec.load) for spec in panel},
+        strangers=_part(t, "strangers.", lambda arrays: load_stranger_scores(scores, arrays, classifier)),
         typicality=Typicality(t["typicality.reference"], t["typicality.combined"]),
     )
 
 
-def _load_head(spec: HeadSpec, tensors: dict[str, NDArray]) -> Head:  # type: ignore[type-arg]
-    prefix = f"heads.{spec.name}."
+def _part(tensors: Mapping[str, Any], prefix: str, load: Callable[[dict[str, Any]], Loaded]) -> Loaded:
+    """Load a part of its own arrays; a missing one is named in full."""
     try:
-        return spec.load({key.removeprefix(prefix): array for key, array in tensors.items() if key.startswith(prefix)})
+        return load({key.removeprefix(prefix): array for key, array in tensors.items() if key.startswith(prefix)})
     except KeyError as error:
         raise KeyError(f"{prefix}{error.args[0]}") from error
 

@@ -20,7 +20,8 @@ from secondlook.agents.embedder import Embedder
 from secondlook.agents.linear_head import LinearHead
 from secondlook.agents.photo import Photo
 from secondlook.agents.prediction import Failure, Outcome, Prediction
-from secondlook.agents.typicality import Typicality, fit_stranger_scores
+from secondlook.agents.stranger_scores import fit_stranger_scores
+from secondlook.agents.typicality import Typicality
 from secondlook.orchestrator.config import Config
 from secondlook.orchestrator.fitted import Arrays, Model, Split
 from secondlook.orchestrator.gate import Gate
