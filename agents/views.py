@@ -15,6 +15,45 @@ Logits = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 """Embeddings of shape (N, D) to logits of shape (N, K)."""
 
 
+def views_of(case: Case) -> tuple[str, ...]:
+    """Name what is looked at: the whole image, and the views of the evidence where there is any."""
+    return ("whole", *(view for view in case.evidence.views if view != "whole")) if case.evidence else ("whole",)
+
+
+def see(cases: Sequence[Case], embedder: Embedder, views: Sequence[Sequence[str]]) -> list[NDArray[np.float32] | str]:
+    """Embed the views of a batch, each view of all cases that have it in one pass.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+    embedder : Embedder
+    views : sequence of sequence of str
+        Of each case, the names of V >= 1 views.
+
+    Returns
+    -------
+    list of ndarray of shape (V, D), or str
+        Of each case, the unit vectors in the order of its views; what went wrong where the image cannot be read.
+    """
+    vectors: list[dict[str, NDArray[np.float32]]] = [{} for _ in cases]
+    errors: dict[int, str] = {}
+    for view in sorted({view for own in views for view in own}):
+        rows = [i for i, own in enumerate(views) if view in own]
+        found = embedder.embed([cases[i].photo for i in rows], view)
+        for i, vector, error in zip(rows, found.vectors, found.errors, strict=True):
+            if error is None:
+                vectors[i][view] = vector
+            else:
+                errors[i] = error
+    return [errors[i] if i in errors else np.stack([vectors[i][view] for view in own]) for i, own in enumerate(views)]
+
+
+def answer(agent: str, case: Case, logits: NDArray[np.float64]) -> Prediction:
+    """Average the logits of V views, of shape (V, K), to a prediction that states how far they agree."""
+    scores = tuple(logits.mean(axis=0).tolist())
+    return Prediction(agent=agent, look=case.look, scale="logit", scores=scores, consistency=consistency_of(logits))
+
+
 def look_at(cases: Sequence[Case], embedder: Embedder, logits: Logits, agent: str) -> list[Outcome]:
     """Judge a batch by a function of embeddings, averaged over views.
 
@@ -35,28 +74,15 @@ def look_at(cases: Sequence[Case], embedder: Embedder, logits: Logits, agent: st
         `Prediction` of scale ``logit``, with its consistency where there were several views; or `Failure` where the
         image cannot be read.
     """
-    photos = [case.photo for case in cases]
-    seen: dict[int, list[NDArray[np.float64]]] = {i: [] for i in range(len(cases))}
-    errors: dict[int, str] = {}
-    views = {view for case in cases if case.evidence for view in case.evidence.views} - {"whole"}
-    for view in ["whole", *sorted(views)]:
-        rows = [i for i, case in enumerate(cases) if view == "whole" or (case.evidence and view in case.evidence.views)]
-        found = embedder.embed([photos[i] for i in rows], view)
-        errors |= {rows[j]: error for j, error in enumerate(found.errors) if error is not None}
-        if found.ok.size:
-            for j, row in zip(found.ok, logits(found.vectors[found.ok]), strict=True):
-                seen[rows[j]].append(row)
+    seen = see(cases, embedder, [views_of(case) for case in cases])
+    known = [vectors for vectors in seen if not isinstance(vectors, str)]
+    ends = np.cumsum([len(vectors) for vectors in known])[:-1]
+    rows = iter(np.split(logits(np.concatenate(known)), ends) if known else ())
     return [
-        Failure(agent=agent, look=case.look, error=errors[i])
-        if i in errors
-        else Prediction(
-            agent=agent,
-            look=case.look,
-            scale="logit",
-            scores=tuple(np.mean(seen[i], axis=0).tolist()),
-            consistency=consistency_of(np.stack(seen[i])),
-        )
-        for i, case in enumerate(cases)
+        Failure(agent=agent, look=case.look, error=vectors)
+        if isinstance(vectors, str)
+        else answer(agent, case, next(rows))
+        for case, vectors in zip(cases, seen, strict=True)
     ]
 
 

@@ -5,8 +5,8 @@ A dataset is one of
 - a folder per label: ``DATA/LABEL/**/*.jpg``
 - a folder per split, each with a folder per label: ``DATA/train/LABEL/**``, ``calibration`` (or ``cal``, ``val``),
   ``tune``, ``test``
-- a CSV with the columns path and label, and optionally group and split; relative paths start at the CSV's folder and
-  must stay in it, absolute ones may lead anywhere
+- a CSV with the columns path and label, and optionally group, split and boxes (see `secondlook.eval.boxes`); relative
+  paths start at the CSV's folder and must stay in it, absolute ones may lead anywhere
 - a folder that holds such a CSV called ``index.csv``, which then wins
 
 Files whose names start with a dot are ignored, as are files that are not called as images are.
@@ -24,9 +24,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from secondlook.agents.case import Case
+from secondlook.agents.case import Box, Case
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.photo import Photo
+from secondlook.eval.boxes import read_boxes
 from secondlook.eval.dataset import (
     Dataset,
     LabelledCase,
@@ -77,6 +78,7 @@ class _Row(NamedTuple):
     label: str
     group: str | None
     split: str | None
+    boxes: tuple[Box, ...] = ()
 
 
 def read_dataset(data: str | Path, *, labels: Sequence[str] | None = None) -> Dataset:
@@ -112,7 +114,11 @@ def read_dataset(data: str | Path, *, labels: Sequence[str] | None = None) -> Da
     known = tuple(labels) if labels is not None else tuple(sorted({row.label for row in rows}))
     _check_labels(data, rows, known, given=labels is not None)
     cases = tuple(
-        LabelledCase(case=Case(id=row.id, photo=Photo(row.path), group=row.group), truth=row.label, split=row.split)
+        LabelledCase(
+            case=Case(id=row.id, photo=Photo(row.path), group=row.group, boxes=row.boxes),
+            truth=row.label,
+            split=row.split,
+        )
         for row in rows
     )
     check_groups(cases)
@@ -276,6 +282,7 @@ def _row(csv_path: Path, number: int, line: dict[str, str]) -> _Row:
         label=line["label"],
         group=line.get("group") or None,
         split=SPLITS.get(split),
+        boxes=read_boxes(line.get("boxes", ""), where),
     )
 
 

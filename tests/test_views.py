@@ -44,8 +44,21 @@ def test_the_five_crops_are_of_one_size_and_cover_every_pixel() -> None:
     assert covered[45, 60] == 5
 
 
-NO_VIEWS = """corner Zoom box box: box:0,0,1 box:0,0,1,1,1 box:a,0,1,1 box:0,0,nan,1 box:0.5,0,0.5,1 box:0,0,1,1.01
-box:-0.1,0,1,1 box:1,0,0,1 box:0,0,inf,1""".split()
+NO_VIEWS = [
+    "corner",
+    "Zoom",
+    "box",
+    "box:",
+    "box:0,0,1",
+    "box:0,0,1,1,1",
+    "box:a,0,1,1",
+    "box:0,0,nan,1",
+    "box:0.5,0,0.5,1",
+    "box:0,0,1,1.01",
+    "box:-0.1,0,1,1",
+    "box:1,0,0,1",
+    "box:0,0,inf,1",
+]
 
 
 @pytest.mark.parametrize("view", ["", *NO_VIEWS, "box:" + "9" * 5000])
