@@ -93,13 +93,12 @@ class ComClip:
         return composed_logits(images, parts, fit, self._classifier)
 
     def _texts(self, cases: Sequence[Case]) -> dict[str, Vectors]:
-        """Unit vector of each word that a batch's boxes have; what was embedded before is remembered."""
+        """Embed the words of a batch's boxes, by word; what was embedded before is remembered."""
         words = {box.word for case in cases for box in case.boxes if box.word is not None}
         known = self._words if len(self._words) < REMEMBERED else {}
         if new := sorted(words - known.keys()):
-            found = self._embedder.encoder.encode_texts(
-                [t.replace("{}", word) for word in new for t in self._templates]
-            )
+            texts = [template.replace("{}", word) for word in new for template in self._templates]
+            found = self._embedder.encoder.encode_texts(texts)
             means = found.reshape(len(new), len(self._templates), -1).mean(axis=1)
             known = known | dict(zip(new, means / np.linalg.norm(means, axis=1, keepdims=True), strict=True))
             self._words = known

@@ -74,7 +74,8 @@ def test_without_boxes_it_is_zero_shot_at_either_look(world: World) -> None:
     again = [case.model_copy(update={"evidence": Evidence(views=("zoom", "top_left"))}) for case in cases]
     for asked in (cases, again):
         plain = ask(ClipZeroShot(world.embedder, world.words, "com-clip"), asked)
-        assert ask(world.agent(), asked) == plain
+        for one, other in zip(ask(world.agent(), asked), plain, strict=True):
+            np.testing.assert_allclose(scores(one), scores(other), atol=1e-4)
 
 
 def naive(
