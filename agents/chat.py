@@ -211,15 +211,26 @@ class ChatModel:
             return _reply(response), time.perf_counter() - start
         except openai.APIStatusError as error:
             return _reply(error.response), time.perf_counter() - start
-        except (openai.APITimeoutError, TimeoutError):
-            problem = Problem(f"did not answer within {self.endpoint.timeout_s:g} s", 0.0)
-        except openai.APIConnectionError as error:
-            cause = clean(repr(error.__cause__), self._key())
-            problem = Problem(f"could not be reached, or broke off ({cause})", 0.0)
+        except (openai.APIConnectionError, TimeoutError) as error:
+            problem = self._unreached(error)
         except TooLongError as error:
             problem = Problem(str(error))
         # Outside of the handlers, so that the SDK's errors, which hold the request, do not travel along.
         raise self._error(problem, time.perf_counter() - start)
+
+    def _unreached(self, error: Exception) -> Problem:
+        """Say why nothing came back: nobody was there, or nothing came in time."""
+        import openai
+
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        # The transport calls a refused connection a timeout; its first cause knows better.
+        refused = isinstance(first, OSError) and not isinstance(first, TimeoutError)
+        if isinstance(error, openai.APITimeoutError | TimeoutError) and not refused:
+            return Problem(f"did not answer within {self.endpoint.timeout_s:g} s", 0.0)
+        cause = clean(repr(first if refused else error.__cause__), self._key())
+        return Problem(f"could not be reached, or broke off ({cause})", 0.0)
 
     async def _client(self) -> openai.AsyncOpenAI:
         """Return the client of the running event loop."""
@@ -261,7 +272,7 @@ def _new_client(endpoint: Endpoint) -> openai.AsyncOpenAI:
     # Encodings are refused, so that what is counted on the way is what is held in memory.
     own: dict[str, Any] = {"Accept-Encoding": "identity"}
     own |= {"OpenAI-Organization": openai.omit, "OpenAI-Project": openai.omit}
-    http = openai.DefaultAsyncHttpxClient(
+    http = openai.DefaultAioHttpClient(
         timeout=endpoint.timeout_s, follow_redirects=False, event_hooks={"response": [_bounded]}, verify=_certificates()
     )
     return openai.AsyncOpenAI(

@@ -35,11 +35,14 @@ def compare(data: Path, model: str, looks: tuple[int, ...], split: str, seed: in
     configs = {"clip": Config(), "clip and vl": Config(language=Language(agents=(member,)))}
     found: dict[str, object] = {"data": str(data), "model": model, "looks": looks, "split": split}
     rows: dict[str, dict[str, Row]] = {}
-    with TemporaryDirectory() as folder, EmbeddingCache(Path(folder)) as cache:
+    with TemporaryDirectory() as folder:
         for name, config in configs.items():
             place = Path(folder) / name.replace(" ", "-")
-            fitted = fit(data, place / "model", config=config, cache=cache)
-            judged = evaluate(data, place / "model", place / "run", cache=cache, split=split, report=False)
+            with EmbeddingCache(Path(folder)) as cache:
+                fitted = fit(data, place / "model", config=config, cache=cache)
+            # Judging closes the cache that it was given.
+            kept = EmbeddingCache(Path(folder))
+            judged = evaluate(data, place / "model", place / "run", cache=kept, split=split, report=False)
             found[name] = {key: judged.metrics.get(key) for key in FIGURES} | {
                 "fused by": fitted.fusions[max(fitted.fusions)].fused_by,
                 "agents": {f"{r.agent}@{r.look}": round(r.accuracy.value, 4) for r in fitted.records},

@@ -81,8 +81,8 @@ OUTCOMES = [
     Outcome("502", "answered 502: scripted failure", 0.0),
     Outcome("503", "answered 503: scripted failure", 0.0),
     Outcome("504", "answered 504: scripted failure", 0.0),
-    Outcome("reset", "could not be reached, or broke off (ReadError", 0.0),
-    Outcome("half a body", "could not be reached, or broke off (RemoteProtocolError", 0.0),
+    Outcome("reset", "could not be reached, or broke off (ConnectionResetError", 0.0),
+    Outcome("half a body", "could not be reached, or broke off (ReadError", 0.0),
     Outcome("silence", "did not answer within 0.2 s", 0.0),
     Outcome("dribble", "did not answer within 0.2 s", 0.0),
     Outcome("wrong content type", "answered with text/html, not JSON", 0.0),
@@ -132,7 +132,7 @@ def test_a_reply_has_its_outcome(server: FaultServer, outcome: Outcome) -> None:
 def test_an_address_where_nobody_listens_may_be_asked_again() -> None:
     found = ask(ChatModel(Endpoint(base_url="http://127.0.0.1:9/v1"), "m"))
     assert isinstance(found, CallError)
-    assert "http://127.0.0.1:9/v1 (m) could not be reached, or broke off (ConnectError" in str(found)
+    assert "http://127.0.0.1:9/v1 (m) could not be reached, or broke off (ConnectionRefusedError" in str(found)
     assert found.retry_after_s == 0
 
 
