@@ -7,7 +7,6 @@ on a shared machine lengthen less than wall time. Exits 1 where it is missed.
     python benchmarks/coop.py [--labels 10] [--shots 16] [--drawn] [--per-label] [--json]
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import os
