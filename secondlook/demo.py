@@ -14,11 +14,15 @@ from PIL import Image
 
 from secondlook.agents.embedding_cache import EmbeddingCache, default_cache_folder
 from secondlook.agents.errors import ConfigError
+from secondlook.agents.model_folder import EMBEDDED
+from secondlook.agents.qwen_vl import QwenSpec
 from secondlook.eval.evaluate import evaluate
 from secondlook.eval.fit import fit
 from secondlook.eval.progress import Progress, silent
 from secondlook.leaves import LABELS, Leaf, render_leaf
+from secondlook.orchestrator.config import Config
 from secondlook.orchestrator.fitted import MODEL_FILE
+from secondlook.orchestrator.language import Language
 from secondlook.strangers import write_strangers
 
 SPLITS = {"train": 12, "calibration": 16, "test": 9}
@@ -111,6 +115,11 @@ def _draw(folder: str, job: tuple[str, int, str]) -> list[tuple[str, str, str, s
     return rows
 
 
+def demo_config() -> Config:
+    """Return the demonstration's configuration: `leaf-tiny-vl` joins the second panel."""
+    return Config(language=Language(agents=(QwenSpec(name=EMBEDDED, model=EMBEDDED, looks=(2,)),)))
+
+
 def run_demo(out: Path, progress: Progress) -> tuple[dict[str, float | int | str | None], Path | None]:
     """Draw, fit, evaluate and report, in a folder of its own; a demonstration that is there is done anew.
 
@@ -125,7 +134,7 @@ def run_demo(out: Path, progress: Progress) -> tuple[dict[str, float | int | str
     images = write_demo_images(out / "images", progress)
     strangers = write_strangers(out / "strangers", STRANGERS, seed=SEED)
     with EmbeddingCache(out / "cache") as cache:
-        fit(images, out / "model", cache=cache, progress=progress)
+        fit(images, out / "model", config=demo_config(), cache=cache, progress=progress)
         found = evaluate(images, out / "model", out / "run", cache=cache, ood=[strangers], progress=progress)
     return found.metrics, found.report
 
@@ -141,7 +150,8 @@ def demo_model() -> Path:
             if not (model / MODEL_FILE).is_file():
                 _clear(home)
                 needed = ("train", "calibration")
-                fit(write_demo_images(home / "images", silent, splits=needed, processes=False), model)
+                images = write_demo_images(home / "images", silent, splits=needed, processes=False)
+                fit(images, model, config=demo_config())
     return model
 
 
