@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from secondlook.agents.case import Frozen
 from secondlook.agents.errors import ConfigError
+from secondlook.agents.long_text import KEPT, LONGEST
+from secondlook.agents.towers import Towers as Towers
+from secondlook.agents.towers import load_towers
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 EMBEDDED = "leaf-tiny"
+HUB = "hf-hub:"
+HASHED = {".json", ".safetensors", ".bin", ".pt", ".pth"}
+"""Endings of the files of a folder that its digest is taken of."""
 
 
 def embedded_folder() -> Path:
@@ -36,9 +41,13 @@ class EncoderSpec(Frozen):
     """Which encoder, by name: enough to load it again."""
 
     model: str = EMBEDDED
-    """`leaf-tiny`, an OpenCLIP model name, or a folder with open_clip_config.json and its weights."""
+    """`leaf-tiny`, an OpenCLIP model name, a folder with open_clip_config.json and its weights, or `hf-hub:ORG/NAME`
+    for such a folder on the hub."""
     pretrained: str | None = None
-    """For a model name: a tag OpenCLIP knows, or a checkpoint file. `random`: seeded random weights, for timing."""
+    """For a model name: a tag OpenCLIP knows, or a checkpoint file (see `secondlook.agents.checkpoint`); with one of
+    a model that learnt with QuickGELU, a name that ends in -quickgelu. `random`: seeded random weights, for timing."""
+    text_length: Annotated[int, Field(gt=KEPT, le=LONGEST)] | None = None
+    """Tokens of a text, where the text tower is to be stretched as Long-CLIP's (248 for one of 77)."""
 
     @property
     def folder(self) -> Path | None:
@@ -80,21 +89,6 @@ class Encoder(Protocol):
         ...
 
 
-class Towers(NamedTuple):
-    """The loaded model itself, for what learns through it. Its weights are shared and frozen: nobody changes them."""
-
-    model: Any
-    """Of OpenCLIP, in evaluation mode."""
-    crop: tuple[Any, ...]
-    """The steps of the preprocessing that work on a picture."""
-    normalise: tuple[Any, ...]
-    """Those that work on tensors, after the one that makes them."""
-    tokenizer: Any
-    """A list of texts to token ids of shape (N, L)."""
-    device: Any
-    dtype: Any
-
-
 class OpenClipEncoder:
     """An OpenCLIP model; loaded when first needed, so that a warm cache never loads it.
 
@@ -133,31 +127,34 @@ class OpenClipEncoder:
         if self._device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("No CUDA device is available.", "Use --device cpu, or --device auto.")
         cuda = self._device == "cuda" or (self._device == "auto" and torch.cuda.is_available())
-        name, pretrained = self._source()
+        name = self._source()
         damage = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError, SafetensorError)
         try:
-            return _create(name, pretrained, cuda)
+            return load_towers(name, self.spec.pretrained, self.spec.folder, self.spec.text_length, cuda=cuda)
         except damage as error:
             raise ConfigError(
-                f"The encoder {self.spec.model!r} (weights: {pretrained or 'in the folder'}) cannot be loaded: {error}",
-                "Give an OpenCLIP name with --pretrained TAG or FILE, or an undamaged folder as OpenCLIP saves it.",
+                f"The encoder {self.spec.model!r} (weights: {self.spec.pretrained or 'its own'}) cannot be loaded: "
+                f"{' '.join(str(error).split())}",
+                "Give an OpenCLIP name with --pretrained TAG or FILE, or an undamaged folder as OpenCLIP saves it; "
+                "secondlook doctor --backbones lists the names.",
             ) from error
 
-    def _source(self) -> tuple[str, str | None]:
-        folder = self.spec.folder
-        if folder is None:
-            if self.spec.pretrained is None:
-                raise ConfigError(
-                    f"The encoder {self.spec.model!r} has no weights: it is not a folder and no --pretrained is given.",
-                    "Add --pretrained TAG or FILE (or `random`, for timing only).",
-                )
-            return self.spec.model, self.spec.pretrained
-        if not (folder / "open_clip_config.json").is_file():
+    def _source(self) -> str:
+        """Return OpenCLIP's name for the model, where it has weights."""
+        folder, hub = self.spec.folder, self.spec.model.startswith(HUB)
+        if hub and self.spec.pretrained is not None:
+            raise ConfigError(f"{self.spec.model} brings its own weights.", "Leave --pretrained out.")
+        if folder is None and not hub and self.spec.pretrained is None:
+            raise ConfigError(
+                f"The encoder {self.spec.model!r} has no weights: it is not a folder and no --pretrained is given.",
+                "Add --pretrained TAG or FILE (or `random`, for timing only).",
+            )
+        if folder is not None and not (folder / "open_clip_config.json").is_file():
             raise ConfigError(
                 f"{folder} holds no open_clip_config.json.",
                 "Give a folder as OpenCLIP saves it, or the name of an OpenCLIP model.",
             )
-        return f"local-dir:{folder}", None
+        return self.spec.model if folder is None else f"local-dir:{folder}"
 
     @property
     def towers(self) -> Towers:
@@ -168,19 +165,21 @@ class OpenClipEncoder:
     def digest(self) -> str:
         """16 hexadecimal digits of SHA-256 over name, configuration and weights, and the arithmetic they run in.
 
-        Of a published tag the name stands for the weights.
+        Of a published tag and of a hub id the name stands for the weights.
         """
         sha = hashlib.sha256(b"preprocess 1;")
         folder, weights = self.spec.folder, self.spec.pretrained
         self._source()
         if folder is not None:
-            for path in sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".bin", ".pt"}):
+            for path in sorted(p for p in folder.iterdir() if p.suffix in HASHED):
                 sha.update(path.name.encode() + _file_digest(path))
         elif weights is not None and Path(weights).is_file():
             sha.update(self.spec.model.encode() + _file_digest(Path(weights)))
         else:
             # A published tag stands for its weights; hashing the tensors would need them loaded on every start.
             sha.update(f"{self.spec.model};{weights}".encode())
+        if self.spec.text_length is not None:
+            sha.update(f";text_length={self.spec.text_length}".encode())
         return sha.hexdigest()[:16] + ("" if self._dtype_name == "float32" else f"-{self._dtype_name}")
 
     @cached_property
@@ -258,46 +257,6 @@ class OpenClipEncoder:
         with torch.inference_mode():
             vectors = loaded.model.encode_text(tokens.to(loaded.device), normalize=True)
         return _unit(vectors.float().cpu().numpy())
-
-
-def _create(name: str, pretrained: str | None, cuda: bool) -> Towers:
-    import torch
-
-    device = torch.device("cuda" if cuda else "cpu")
-    precision = "pure_bf16" if cuda else "fp32"
-    # Weights are drawn before they are loaded: fork_rng keeps the program's own random numbers as they were.
-    with _quiet_root_logger(), torch.random.fork_rng(devices=[]):
-        import open_clip
-
-        if pretrained == "random":
-            torch.manual_seed(0)
-            model, _, preprocess = open_clip.create_model_and_transforms(name, None, True, precision, device)
-        else:  # unlike the function above, this one refuses a model without weights
-            model, preprocess = open_clip.create_model_from_pretrained(name, pretrained, precision, device)
-        tokenizer = open_clip.get_tokenizer(name)
-    dtype = torch.bfloat16 if cuda else torch.float32
-    steps = preprocess.transforms
-    middle = next(i for i, step in enumerate(steps) if type(step).__name__ in ("ToTensor", "MaybeToTensor"))
-    return Towers(
-        model.eval().requires_grad_(False),
-        tuple(steps[:middle]),
-        tuple(steps[middle + 1 :]),
-        tokenizer,
-        device,
-        dtype,
-    )
-
-
-@contextmanager
-def _quiet_root_logger() -> Iterator[None]:
-    """Hide open_clip's loading steps, which it logs on the root logger, and leave that as it was."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -208,11 +208,24 @@ def doctor(
     agents: Annotated[
         Path | None, typer.Option(help="YAML of language models: is each folder there, does each endpoint answer?")
     ] = None,
+    backbones: Annotated[bool, typer.Option("--backbones", help="List what --encoder can load instead.")] = False,
+    word: Annotated[
+        str | None, typer.Argument(metavar="[WORD]", help="With --backbones: those called like it, and their tags.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is installed, which devices there are, and where things are kept."""
-    from secondlook.doctor import examine, examine_agents
+    """Say what is installed, which devices there are, and where things are kept.
 
+    Example: `secondlook doctor --backbones siglip`
+    """
+    from secondlook.doctor import backbone_lines, examine, examine_agents, examine_backbones
+
+    if backbones:
+        listed = examine_backbones(word or "")
+        print(listed.model_dump_json() if as_json else "\n".join(backbone_lines(listed, detail=bool(word))))
+        return
+    if word:
+        raise typer.BadParameter(f"{word!r} is for --backbones, which is not given.")
     found = examine()
     if agents:
         found |= examine_agents(agents)

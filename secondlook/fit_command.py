@@ -19,10 +19,17 @@ def fit(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder per label, or a CSV: path,label,group,split.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
     encoder: Annotated[
-        str, typer.Option(help="leaf-tiny, an OpenCLIP model name, or a folder with open_clip_config.json.")
+        str,
+        typer.Option(
+            help="leaf-tiny, an OpenCLIP model name, hf-hub:ORG/NAME, or a folder with open_clip_config.json: "
+            "see secondlook doctor --backbones."
+        ),
     ] = "leaf-tiny",
     pretrained: Annotated[
         str | None, typer.Option(help="For a model name: OpenCLIP's tag, or a checkpoint file.")
+    ] = None,
+    text_length: Annotated[
+        int | None, typer.Option(help="Tokens of a description, where the text tower is to be stretched: 248, say.")
     ] = None,
     descriptions: Annotated[
         Path | None,
@@ -107,6 +114,7 @@ def fit(
             encoder=EncoderSpec(
                 model=encoder if encoder == EMBEDDED else absolute(encoder),
                 pretrained=pretrained and absolute(pretrained),
+                text_length=text_length,
             ),
             templates=absolute(templates),
             candidates=heads.candidates,

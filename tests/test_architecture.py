@@ -37,17 +37,24 @@ TRAINING = (
 """Files that make the packaged weights; nothing that a user runs imports them."""
 OWNERS = {
     "torch": {
+        "agents/biomedcoop_head.py",
+        "agents/checkpoint.py",
+        "agents/coop_head.py",
         "agents/encoder.py",
         "agents/embedder.py",
         "agents/fakes.py",
         "agents/label_likelihoods.py",
+        "agents/long_text.py",
         "agents/lora.py",
         "agents/qwen_model.py",
         "agents/qwen_vl.py",
+        "agents/text_tower.py",
+        "agents/torchscript.py",
+        "agents/towers.py",
         "agents/training_state.py",
         "secondlook/doctor.py",
     },
-    "open_clip": {"agents/encoder.py"},
+    "open_clip": {"agents/backbones.py", "agents/checkpoint.py", "agents/towers.py"},
     "chromadb": {"retrieval/chroma.py"},
     "langgraph": {"orchestrator/graph.py"},
 }

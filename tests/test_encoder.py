@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -115,6 +116,92 @@ def test_the_digest_needs_no_model(copy: Path) -> None:
     assert len(load(copy).digest) == 16
 
 
+def sha(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join((b"preprocess 1;", *parts))).hexdigest()[:16]
+
+
+def test_the_digest_is_computed_as_it_always_was(copy: Path, tmp_path: Path) -> None:
+    """Caches and fitted models of earlier versions name it."""
+    named = OpenClipEncoder(EncoderSpec(model="ViT-B-32", pretrained="laion2b_s34b_b79k"), "cpu")
+    assert named.digest == sha(b"ViT-B-32;laion2b_s34b_b79k")
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"some weights")
+    assert OpenClipEncoder(EncoderSpec(model="RN50", pretrained=str(file)), "cpu").digest == sha(
+        b"RN50", hashlib.sha256(b"some weights").digest()
+    )
+    files = [name.encode() + hashlib.sha256((copy / name).read_bytes()).digest() for name in (SETTINGS, WEIGHTS)]
+    assert load(copy).digest == sha(*files)
+
+
+def test_the_digest_covers_the_text_length_and_every_kind_of_weights(copy: Path) -> None:
+    digest = load(copy).digest
+    longer = EncoderSpec(model=str(copy), text_length=36)
+    assert OpenClipEncoder(longer, "cpu").digest != digest
+    (copy / "open_clip_pytorch_model.pth").write_bytes(b"other weights")
+    assert load(copy).digest != digest
+
+
+def write_biomedical(folder: Path) -> None:
+    """Write a hub repository like those of biomedical CLIP models: a BERT text tower with its own tokenizer."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, PreTrainedTokenizerFast
+
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "rust": 4, "scab": 5}
+    bert = folder / "bert"
+    BertConfig(
+        vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    ).save_pretrained(bert)
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(bert)
+    text = {
+        "hf_model_name": str(bert),
+        "hf_tokenizer_name": str(bert),
+        "hf_proj_type": "mlp",
+        "hf_pooler_type": "cls_last_hidden_state_pooler",
+        "context_length": 16,
+    }
+    config = {**CONFIG, "model_cfg": {**CONFIG["model_cfg"], "text_cfg": text}}
+    (folder / SETTINGS).write_text(json.dumps(config))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+    save_file(model.state_dict(), folder / WEIGHTS)
+
+
+def test_a_hub_id_with_a_foreign_text_tower_is_loaded_from_the_local_hub_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    repository = tmp_path / "models--someone--leaf-clip"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("0123")
+    snapshot = repository / "snapshots/0123"
+    snapshot.mkdir(parents=True)
+    write_biomedical(snapshot)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    spec = EncoderSpec(model="hf-hub:someone/leaf-clip")
+    encoder = OpenClipEncoder(spec, "cpu")
+    texts = encoder.encode_texts(["rust", "scab"])
+    assert texts.shape == (2, 32)
+    assert np.abs(texts[0] - texts[1]).max() > 1e-3
+    assert encoder.digest == sha(b"hf-hub:someone/leaf-clip;None")
+    # The same files as a folder give the same vectors.
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(snapshot / "bert" / name, snapshot / name)
+    np.testing.assert_allclose(load(snapshot).encode_texts(["rust", "scab"]), texts, atol=1e-6)
+    longer = EncoderSpec(model="hf-hub:someone/leaf-clip", text_length=32)
+    with pytest.raises(ConfigError, match="cannot be stretched"):
+        OpenClipEncoder(longer, "cpu").encode_texts(["rust"])
+
+
 def test_equal_weights_give_equal_vectors_from_many_threads(tiny_clip: Path, encoder: OpenClipEncoder) -> None:
     fresh = load(tiny_clip)
     with ThreadPoolExecutor(4) as pool:  # all of them want the model at once, before it is loaded
@@ -188,8 +275,9 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
         (EncoderSpec(model="ViT-B-32"), "no weights", "--pretrained"),
         (EncoderSpec(model="ViT-B-32", pretrained="no-such-tag"), "no-such-tag", "--pretrained TAG or FILE"),
         (EncoderSpec(model="models/missing"), "not a folder", "--pretrained"),
+        (EncoderSpec(model="hf-hub:org/name", pretrained="random"), "brings its own weights", "--pretrained"),
     ],
-    ids=["unknown model", "no weights", "unknown tag", "missing folder"],
+    ids=["unknown model", "no weights", "unknown tag", "missing folder", "hub id with weights"],
 )
 def test_a_wrong_name_is_named_with_a_remedy(spec: EncoderSpec, says: str, remedy: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -216,6 +304,9 @@ def test_the_shipped_model_is_the_default() -> None:
 def test_importing_the_room_loads_no_heavy_library() -> None:
     rooms = (
         "encoder",
+        "checkpoint",
+        "long_text",
+        "backbones",
         "embedder",
         "clip_zero_shot",
         "clip_head",
