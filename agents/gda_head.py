@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from secondlook.agents.choice import Choice, best
+from secondlook.agents.choice import HELD_OUT, Choice, best
 from secondlook.agents.head import HeadSpec, Tensors
 from secondlook.agents.lessons import Lessons, check_embeddings
 
 Floats = NDArray[np.float64]
-ALPHAS = tuple(float(10**e) for e in np.arange(-4, 2.5, 0.5))
-"""Candidates for the weight of the images beside the words."""
+ALPHAS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+"""Candidates for the weight of the images beside the words, as published."""
 USUAL = {1: 0.001, 2: 0.03, 4: 0.3, 8: 1.0, 16: 10.0}
 """That weight by images per label, where no fold can be made to choose it; in between by interpolation."""
 
@@ -34,12 +34,8 @@ class Moments(NamedTuple):
     @classmethod
     def of(cls, vectors: NDArray[np.float32], truth: NDArray[np.intp], n_labels: int) -> Moments:
         """Sum over embeddings of shape (N, D) with label indices of shape (N,)."""
-        x = vectors.astype(np.float64)
-        counts, sums = np.zeros(n_labels), np.zeros((n_labels, x.shape[1]))
-        for label in np.unique(truth):
-            mine = x[truth == label]
-            counts[label], sums[label] = len(mine), mine.sum(axis=0)
-        return cls(counts, sums, x.T @ x)
+        x, belongs = vectors.astype(np.float64), np.eye(n_labels)[truth]
+        return cls(belongs.sum(axis=0), belongs.T @ x, x.T @ x)
 
     def plus(self, more: Moments) -> Moments:
         """Return the moments of both sets of images."""
@@ -80,7 +76,7 @@ class Gaussians(NamedTuple):
 
     def densities(self, embeddings: Floats) -> Floats:
         """Log densities of shape (N, K); nan for labels that had no images."""
-        found: Floats = (embeddings - self.centre) @ self.weights + self.bias
+        found: Floats = embeddings @ self.weights + (self.bias - self.centre @ self.weights)
         found[:, ~self.seen] = np.nan
         return found
 
@@ -88,14 +84,15 @@ class Gaussians(NamedTuple):
 def evidence(densities: Floats, alpha: float) -> Floats:
     """Weigh log densities of shape (N, K) by alpha.
 
-    A label without a density gets the even mixture of the others': its images could be anything, so words decide.
+    A label without a density gets the even mixture of the others': its images could be anything, so words decide. Where
+    no label has one, all get 0.
     """
     found: Floats = alpha * densities
     if (unknown := np.isnan(found)).any():
-        known = np.where(unknown, -np.inf, found)
-        top = np.maximum(known.max(axis=1, keepdims=True), -1e300)
-        total = np.exp(known - top).sum(axis=1, keepdims=True) / np.maximum((~unknown).sum(axis=1, keepdims=True), 1)
-        found = np.where(unknown, top + np.log(np.maximum(total, 1e-300)), found) if (~unknown).any() else 0 * known
+        known, count = np.where(unknown, -np.inf, found), (~unknown).sum(axis=1, keepdims=True)
+        top = np.where(count > 0, known.max(axis=1, keepdims=True), 0.0)
+        total = np.where(count > 0, np.exp(known - top).sum(axis=1, keepdims=True) / np.maximum(count, 1), 1.0)
+        found = np.where(unknown, top + np.log(total), found)
     return found
 
 
@@ -253,8 +250,12 @@ def _choose(
     lessons: Lessons, folds: NDArray[np.intp], parts: list[Moments], words: Floats, alphas: tuple[float, ...]
 ) -> Choice[float]:
     """Choose alpha on held-out images; each fold is judged by the sum of the others' parts."""
-    x = lessons.vectors.astype(np.float64)
-    prior, densities = x @ words.T, np.empty((len(x), len(words)))
-    for fold in range(len(parts)):
-        densities[folds == fold] = Gaussians.fit(_sum(parts[:fold] + parts[fold + 1 :])).densities(x[folds == fold])
-    return best(((alpha, prior + evidence(densities, alpha)) for alpha in alphas), lessons.truth)
+    rest, densities, prior, truth = list(range(len(parts))), [], [], []
+    for fold in rest:
+        outside = lessons.part(folds == fold).thinned(HELD_OUT // len(parts))
+        x = outside.vectors.astype(np.float64)
+        densities.append(Gaussians.fit(_sum([parts[i] for i in rest if i != fold])).densities(x))
+        prior.append(x @ words.T)
+        truth.append(outside.truth)
+    before, found = np.concatenate(prior), np.concatenate(densities)
+    return best(((alpha, before + evidence(found, alpha)) for alpha in alphas), np.concatenate(truth))

@@ -15,7 +15,7 @@ from secondlook.agents.lessons import Lessons, Vectors, check_embeddings
 from secondlook.agents.ncm_head import unit_means
 
 Floats = NDArray[np.float64]
-BETAS = (8.0, 14.3, 30.0, 60.0, 120.0, 250.0, 500.0)
+BETAS = (8.0, 14.3, 30.0, 60.0, 120.0, 250.0)
 """Candidates for the sharpness of the recall; the published training had 8 and 14.3."""
 UNKNOWN = 120.0
 """Sharpness where no fold can be made."""
@@ -68,7 +68,7 @@ class HopfieldSpec(HeadSpec):
 
     kind: Literal["hopfield"] = "hopfield"
     name: str = "hopfield"
-    most: Annotated[int, Field(ge=1)] = 2048
+    most: Annotated[int, Field(ge=1)] = 1024
     """Images recalled from; of more, as many of every label as may be are drawn."""
 
     def fit(self, lessons: Lessons) -> HopfieldHead:
