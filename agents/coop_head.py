@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from secondlook.agents.description_head import WordsHead, words_needed
@@ -113,7 +114,7 @@ def _learn(
     penalty: Penalty | None,
     steps: int,
     rate: float,
-) -> np.ndarray:  # type: ignore[type-arg]
+) -> NDArray[np.float64]:
     """Descend, all images and all prompts a step; return the last iterate's vectors, of shape (K, D)."""
     import torch
 
@@ -136,4 +137,5 @@ def _learn(
             loss.backward()
             descent.step()
     with torch.no_grad():
-        return tower.encode(prompts, learned).double().cpu().numpy()
+        found: NDArray[np.float64] = tower.encode(prompts, learned).double().cpu().numpy()
+    return found

@@ -152,7 +152,7 @@ class TextTower:
 
         if self._pool in ("first", "last"):
             return torch.full((len(ids),), 0 if self._pool == "first" else ids.shape[1] - 1, device=ids.device)
-        found = ids if self._pool == "argmax" else (ids == self._eos).int()
+        found = ids if self._pool == "argmax" else torch.eq(ids, self._eos).int()
         return found.argmax(dim=1) + room
 
 

@@ -155,11 +155,13 @@ def test_nola_is_better_than_the_words_it_starts_from_on_real_embeddings(data_fo
     with np.load(data_folder / "orchestrator-agent-trust" / "clip_vitb32_train512.npz", allow_pickle=False) as file:
         vectors, truth = file["embedding"].astype(float), np.unique(file["label"], return_inverse=True)[1]
     means, rng = np.stack([vectors[truth == k].mean(axis=0) for k in range(4)]), np.random.default_rng(0)
-    before, after = [], []
+    before: list[float] = []
+    after: list[float] = []
     for _ in range(6):
         # Words lie elsewhere than images, and point only roughly to where their labels differ.
-        off = 0.7 * rng.normal(size=means.shape) / means.shape[1] ** 0.5
-        words = unit(0.3 * unit(0.3 * unit(means - means.mean(axis=0)) + off) + unit(rng.normal(size=means.shape[1])))
+        off: Floats = 0.7 * rng.normal(size=means.shape) / np.sqrt(means.shape[1])
+        elsewhere: Floats = unit(rng.normal(size=means.shape[1]))
+        words = unit(0.3 * unit(0.3 * unit(means - means.mean(axis=0)) + off) + elsewhere)
         lessons = wordless(vectors, truth, words, scale=100.0)
         for head, found in ((lessons.classifier, before), (NolaSpec().fit(lessons), after)):
             found.append((head.logits(lessons.vectors).argmax(axis=1) == truth).mean())

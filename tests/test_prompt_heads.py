@@ -84,8 +84,10 @@ def leaf_tiny() -> OpenClipEncoder:
 
 def sentences(tower: TextTower, words: str) -> NDArray[np.float32]:
     context = tower.words(words)
-    found: NDArray[np.float32] = tower.encode(tower.prompts([f"{label}." for label in LABELS], len(context)), context)
-    return np.asarray(found)
+    found: NDArray[np.float32] = tower.encode(
+        tower.prompts([f"{label}." for label in LABELS], len(context)), context
+    ).numpy()
+    return found
 
 
 @pytest.mark.parametrize("words", ["a photo of a", "a", "a blurred, old picture, once more, of"])
@@ -150,7 +152,7 @@ def hugging_face(folder: Path) -> Any:
     from open_clip.hf_model import HFTextEncoder
     from transformers import BertConfig
 
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    sizes: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     BertConfig(vocab_size=99, **sizes).save_pretrained(folder)
     model = towers("custom text").model.__class__(32, VISION, TEXT)
     model.text = HFTextEncoder(str(folder), output_dim=32, pooler_type="mean_pooler", pretrained=False)
