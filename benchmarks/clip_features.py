@@ -59,7 +59,7 @@ def read(path: Path) -> Lessons:
 
 
 def wordless(lessons: Lessons) -> dict[str, HeadSpec]:
-    """Heads that without words are twice as right as chance after eight images a label, by kind, with their defaults."""
+    """Heads that are twice as right as chance after eight images a label and no words, by kind, with their defaults."""
     found, few = {}, lessons.thinned(8 * lessons.n_labels)
     for kind, spec in KINDS.items():
         if spec.learns_words:
