@@ -55,7 +55,7 @@ def fit_probe(embeddings: Vectors, truth: NDArray[np.intp]) -> Probe:
     mean = x.mean(axis=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(C=STRENGTH, max_iter=STEPS, tol=1e-3).fit(x - mean, truth)
+        model = LogisticRegression(C=STRENGTH, max_iter=STEPS, tol=1e-4).fit(x - mean, truth)
     weights, bias = model.coef_, model.intercept_
     if n_labels == 2:  # scikit-learn keeps one row for two labels: the log-odds of the second
         weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2

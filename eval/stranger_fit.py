@@ -160,10 +160,11 @@ def choose_stranger_scores(
         )
     if given is not None:
         trials[GIVEN] = _trial(train, calibration, given, classifier, names, rng)
-    return _greedy(trials, names)
+    return choose(trials, names)
 
 
-def _greedy(trials: Mapping[str, Trial], names: Sequence[ScoreName]) -> StrangerChoice:
+def choose(trials: Mapping[str, Trial], names: Sequence[ScoreName]) -> StrangerChoice:
+    """Choose among scores by the rule of `choose_stranger_scores`; trials by the name of the set of strangers."""
     rows: dict[tuple[ScoreName, ...], StrangerRow] = {}
 
     def row(scores: tuple[ScoreName, ...]) -> StrangerRow:

@@ -38,6 +38,14 @@ def fit(
             "costs: {truth: {label: cost}}."
         ),
     ] = None,
+    strangers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Pictures of what the model is not for: what finds strangers is chosen on them too, and not only on "
+            "labels held out. Do not evaluate with the same ones.",
+        ),
+    ] = None,
     templates: Annotated[str, typer.Option(help="File of prompts, one a line, {} for the description.")] = (
         "clip_templates.txt"
     ),
@@ -101,6 +109,7 @@ def fit(
     from secondlook.agents.encoder import EMBEDDED, EncoderSpec
     from secondlook.agents.errors import ConfigError
     from secondlook.eval.agents_file import read_agents
+    from secondlook.eval.cases import list_images
     from secondlook.eval.fit import fit as run_fit
     from secondlook.eval.panel_file import read_panel
     from secondlook.orchestrator.config import Config
@@ -140,7 +149,14 @@ def fit(
         raise ConfigError(f"{name}: {first['msg']}, got {first['input']}.", "See secondlook fit --help.") from error
     with opened_cache(no_cache) as cache, progress(quiet=as_json) as report:
         model = run_fit(
-            data, out, config=config, descriptions=descriptions, device=device_of(device), cache=cache, progress=report
+            data,
+            out,
+            config=config,
+            descriptions=descriptions,
+            strangers=[case.photo for case in list_images(strangers)] if strangers else (),
+            device=device_of(device),
+            cache=cache,
+            progress=report,
         )
     from secondlook.show import model_json, print_model
 

@@ -17,6 +17,8 @@ from secondlook.tables import plain, print_line, print_whole, wide_console
 TIGHTER = (0.02, 0.01)
 MOST_PAIRS = 15
 """Pairs of agents that are listed; all of them are in model.json."""
+MOST_SCORES = 5
+"""Combinations of stranger scores that are listed; likewise."""
 Metrics = dict[str, float | int | str | None]
 
 
@@ -34,6 +36,8 @@ def print_model(model: Model, console: Console | None = None) -> None:
         print_whole(console, _alternatives(model))
     if model.shared_errors:
         print_whole(console, _shared_errors(model))
+    if model.strangers.table:
+        print_whole(console, _strangers(model))
     for line in (*_promise(model), *(f"- {note}" for note in model.notes)):
         print_line(console, line)
 
@@ -101,6 +105,22 @@ def _shared_errors(model: Model) -> Table:
     for pair in listed:
         figures = (pair.phi, pair.both_wrong, pair.agree, pair.wrong_of_agreed)
         table.add_row(plain(" + ".join(pair.agents)), str(pair.n), *(_digits(figure, 3) for figure in figures))
+    return table
+
+
+def _strangers(model: Model) -> Table:
+    """Of what finds strangers, the highest mean first, and what was chosen in any case."""
+    choice = model.strangers
+    ordered = sorted(choice.table, key=lambda row: (math.isnan(row.mean), -row.mean))
+    listed = [row for place, row in enumerate(ordered) if place < MOST_SCORES or row.scores == choice.scores]
+    sets = list(listed[0].sets)
+    title = f"What finds strangers: AUROC on held-out cases; chosen: {' + '.join(choice.scores)}"
+    table = Table(title=title, title_justify="left")
+    for name in ("scores", "mean", *(f"{name} (n={listed[0].sets[name].n})" for name in sets)):
+        table.add_column(plain(name), justify="left" if name == "scores" else "right")
+    for row in listed:
+        figures = (row.mean, *(row.sets[name].auroc for name in sets))
+        table.add_row(" + ".join(row.scores), *(_digits(figure, 3) for figure in figures))
     return table
 
 
