@@ -47,7 +47,10 @@ class WordsHead:
     @classmethod
     def of(cls, tensors: Tensors) -> WordsHead:
         """Make the head of its arrays; see `HeadSpec.load`."""
-        return cls(tensors["vectors"], float(tensors["scale"]))
+        vectors, scale = tensors["vectors"], tensors["scale"]
+        if vectors.ndim != 2 or scale.size != 1:
+            raise ValueError(f"vectors, scale: expected [K, D] and one number, got {vectors.shape}, {scale.shape}")
+        return cls(vectors, scale.item())
 
 
 class DescriptionSpec(HeadSpec):

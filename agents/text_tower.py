@@ -59,7 +59,7 @@ class TextTower:
         self._device, self._dtype = towers.device, towers.dtype
         prefix = "text_" if self._tower is towers.model else ""
         self._pool = getattr(self._tower, f"{prefix}pool_type", None)
-        self._eos = getattr(self._tower, f"{prefix}eos_id", None)
+        self._eos: Any = getattr(self._tower, f"{prefix}eos_id", None)
         own = all(hasattr(self._tower, part) for part in PARTS) and self._pool in POOLS
         # These put a further token behind the sentence, or a mask of their own.
         other = getattr(self._tower, "cls_emb", None) is not None or getattr(self._tower, "use_pad_mask", False)

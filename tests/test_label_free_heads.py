@@ -106,6 +106,13 @@ def test_without_descriptions_it_is_the_ensemble_of_templates() -> None:
     np.testing.assert_allclose(DescriptionSpec().fit(lessons).vectors, lessons.classifier.vectors, atol=1e-6)
 
 
+def test_arrays_of_another_shape_are_refused() -> None:
+    good = DescriptionSpec().fit(of_task()).tensors
+    for bad in ({"vectors": good["vectors"][0]}, {"scale": np.ones(2)}):
+        with pytest.raises(ValueError, match=r"expected \[K, D\] and one number"):
+            DescriptionSpec().load(good | bad)
+
+
 def test_many_texts_are_encoded_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"leaf {i}" for i in range(7)]
     whole = encode_all(encoder(), texts)
@@ -160,7 +167,7 @@ def test_nola_is_better_than_the_words_it_starts_from_on_real_embeddings(data_fo
     for _ in range(6):
         # Words lie elsewhere than images, and point only roughly to where their labels differ.
         off: Floats = 0.7 * rng.normal(size=means.shape) / np.sqrt(means.shape[1])
-        elsewhere: Floats = unit(rng.normal(size=means.shape[1]))
+        elsewhere: Floats = unit(rng.normal(size=(1, means.shape[1])))
         words = unit(0.3 * unit(0.3 * unit(means - means.mean(axis=0)) + off) + elsewhere)
         lessons = wordless(vectors, truth, words, scale=100.0)
         for head, found in ((lessons.classifier, before), (NolaSpec().fit(lessons), after)):
