@@ -37,8 +37,12 @@ TRAINING = (
 """Files that make the packaged weights; nothing that a user runs imports them."""
 OWNERS = {
     "torch": {
+        "agents/adapted_encoder.py",
+        "agents/adapter.py",
+        "agents/adapter_training.py",
         "agents/biomedcoop_head.py",
         "agents/checkpoint.py",
+        "agents/clip_svd.py",
         "agents/coop_head.py",
         "agents/encoder.py",
         "agents/embedder.py",
@@ -46,15 +50,17 @@ OWNERS = {
         "agents/label_likelihoods.py",
         "agents/long_text.py",
         "agents/lora.py",
+        "agents/maple.py",
         "agents/qwen_model.py",
         "agents/qwen_vl.py",
+        "agents/random_crops.py",
         "agents/text_tower.py",
         "agents/torchscript.py",
         "agents/towers.py",
         "agents/training_state.py",
         "secondlook/doctor.py",
     },
-    "open_clip": {"agents/backbones.py", "agents/checkpoint.py", "agents/towers.py"},
+    "open_clip": {"agents/backbones.py", "agents/checkpoint.py", "agents/maple.py", "agents/towers.py"},
     "chromadb": {"retrieval/chroma.py"},
     "langgraph": {"orchestrator/graph.py"},
 }
