@@ -200,9 +200,13 @@ class Embedder:
             self.cache.add_embeddings(rows)
         return rows
 
+    def end_threads(self) -> None:
+        """End the decoding threads, and leave the cache to those who share it."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
     def close(self) -> None:
         """End the decoding threads and close the cache."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.end_threads()
         if self.cache is not None:
             self.cache.close()
 

@@ -2,9 +2,9 @@
 
     python benchmarks/learning_curves.py DATA [--shots 1 2 4 8 16] [--seeds 5] [--split test] [--figure curves.svg]
 
-DATA is what `secondlook fit` takes. For each seed so many images of each label are drawn from train, of different groups
-where there are enough, and every head is fitted on the same draw. Intervals are 95 %, of the mean over seeds, with the
-groups of the split resampled.
+DATA is what `secondlook fit` takes. For each seed so many images of each label are drawn from train, of different
+groups where there are enough, and every head is fitted on the same draw. Intervals are 95 %, of the mean over seeds,
+with the groups of the split resampled.
 """
 
 from __future__ import annotations

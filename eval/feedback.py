@@ -16,6 +16,7 @@ from secondlook.agents.prediction import Failure, Outcome, Prediction
 from secondlook.eval.run_folder import MANIFEST, VERDICTS, Manifest
 from secondlook.eval.tally import Row, read_rows
 from secondlook.eval.truths import read_truths
+from secondlook.orchestrator.adapted import adapted_parts
 from secondlook.orchestrator.drift import Alarm
 from secondlook.orchestrator.fitted import load_model, load_seen
 from secondlook.orchestrator.hold import Unproven, Watch, living_records, present_bindings
@@ -104,7 +105,8 @@ def open_feedback(
         model,
         arrays,
         OpenClipEncoder(model.config.encoder).digest,
-        parts_of(model.config.language.placed(model_folder), model.task),
+        parts_of(model.config.language.placed(model_folder), model.task)
+        | adapted_parts(model.config.adapters, model_folder),
     )
     path = ledger or model_folder / TRACK_FILE
     if acknowledge is not None and len(acknowledge) > LONGEST_TEXT:

@@ -31,6 +31,7 @@ from secondlook.eval.cases import read_dataset, readable
 from secondlook.eval.dataset import Dataset, LabelledCase, check_counts, check_disjoint, digest_of_split
 from secondlook.eval.decide import decide
 from secondlook.eval.embedded import Embedded, embed_split
+from secondlook.eval.encoders import fit_encoders
 from secondlook.eval.held_out import ask_blocking, hear_all
 from secondlook.eval.learn import Learned, learn, lessons_of
 from secondlook.eval.progress import Progress, silent
@@ -38,6 +39,7 @@ from secondlook.eval.shown import shown_records
 from secondlook.eval.splits import split_by_group, with_digests
 from secondlook.eval.stranger_fit import choose_stranger_scores, embed_strangers
 from secondlook.eval.task_file import read_task, read_templates
+from secondlook.orchestrator.adapted import ENCODERS, adapted_members, adapted_parts
 from secondlook.orchestrator.binding import bind
 from secondlook.orchestrator.config import Config
 from secondlook.orchestrator.evidence import with_evidence
@@ -154,6 +156,7 @@ def fit(
                 answers = opened.enter_context(AnswerCache(kept))
             train = splits["train"]
             notes += fit_adapters(config.language, task, train, folder, kept / ADAPTERS, device, progress)
+            notes += fit_encoders(config, task, train, tuple(templates.lines), folder, device, progress)
             means = Means(Account(config.budget), answers, device)
             model, arrays = _fit_all(folder, task, config, templates, embedder, splits, given, notes, progress, means)
         save_model(folder, model, arrays, seen)
@@ -171,7 +174,7 @@ def _check_enough(rows: Mapping[str, Sequence[LabelledCase]], task: Task, notes:
 def _only_models(out: Path) -> Path:
     """Refuse to replace a folder that holds anything but a model, whatever else is called model.json."""
     out = out.resolve()
-    known = {MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER, TRACK_FILE, ADAPTERS}
+    known = {MODEL_FILE, ARRAYS_FILE, SEEN_FILE, INDEX_FOLDER, TRACK_FILE, ADAPTERS, ENCODERS}
     if out.is_dir() and (foreign := sorted(path.name for path in out.iterdir() if path.name not in known)):
         raise ConfigError(f"{out} exists and is not a model folder: it holds {foreign[0]}.", "Choose another --out.")
     return out
@@ -235,7 +238,8 @@ def _fit_all(
             prompt=templates.sha256,
             arrays=asked.arrays.digest,
             index=index_digest(folder / INDEX_FOLDER),
-            language=parts_of(config.language.placed(folder), task, means.device),
+            language=parts_of(config.language.placed(folder), task, means.device)
+            | adapted_parts(config.adapters, folder),
         ),
         shown=asked.shown,
         notes=(*notes, *learned.notes, *decided.notes),
@@ -282,9 +286,14 @@ def _ask_all(
         for c, y in zip(train.cases, train.truth, strict=True)
     ]
     folds = grouped_folds(calibration.truth, calibration.groups, rng)
-    with build_index(folder / INDEX_FOLDER, items, train.vectors, embedder.encoder.digest, rng=rng) as index:
+    with (
+        ExitStack() as opened,
+        build_index(folder / INDEX_FOLDER, items, train.vectors, embedder.encoder.digest, rng=rng) as index,
+    ):
         searcher = Searcher(index, config.neighbours)
-        panels = raw_panels(embedder, classifier, learned.heads, task, members(language, task, means))
+        adapted = adapted_members(config.adapters, folder, opened, embedder.cache, means.device)
+        others = (*adapted, *members(language, task, means))
+        panels = raw_panels(embedder, classifier, learned.heads, task, others)
         cases, labels = calibration.cases, task.labels
         step("asking the first panel")
         first = ask_blocking(panels[1], cases)

@@ -9,23 +9,31 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from secondlook.agents.adaptation import AnyAdapter
+from secondlook.agents.clip_svd import ClipSvdSpec
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.heads import KINDS, AnyHead
+from secondlook.agents.maple import MapleSpec
 
 MAX_BYTES = 2**20
 """Largest file, in bytes."""
 AUTO = "auto"
 FORM = (
-    "Write `panel:`, a list of heads, each with a kind; or `candidates:`, a list to choose from. See docs/methods.md."
+    "Write `panel:`, a list of heads, each with a kind; or `candidates:`, a list to choose from; and if need be "
+    "`adapters:`. See docs/methods.md."
 )
-KEYS = ("panel", "candidates")
+ADAPTERS = {"clip-svd": ClipSvdSpec, "maple": MapleSpec}
+"""What may stand beside the heads, by kind."""
+KEYS = {"panel": AnyHead, "candidates": AnyHead, "adapters": AnyAdapter}
 
 
 class PanelChoice(NamedTuple):
-    """Heads to take as they are, or candidates to choose from."""
+    """Heads to take as they are, or candidates to choose from; and ways to adapt the encoder."""
 
     panel: tuple[AnyHead, ...] | None
-    candidates: tuple[AnyHead, ...]
+    """None: the default."""
+    candidates: tuple[AnyHead, ...] = ()
+    adapters: tuple[AnyAdapter, ...] = ()
 
 
 def read_panel(text: str) -> PanelChoice:
@@ -34,7 +42,8 @@ def read_panel(text: str) -> PanelChoice:
     Parameters
     ----------
     text : str
-        ``auto``; kinds with commas between, such as ``linear,gda``; or a YAML file with `panel` or `candidates`.
+        ``auto``; kinds with commas between, such as ``linear,gda,clip-svd``; or a YAML file with `panel` or
+        `candidates`, and `adapters`.
 
     Raises
     ------
@@ -51,26 +60,28 @@ def read_panel(text: str) -> PanelChoice:
     if text.endswith((".yaml", ".yml")):
         return _read_file(Path(text))
     kinds = [kind.strip() for kind in text.split(",")]
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        near = difflib.get_close_matches(unknown[0], KINDS, n=1)
+    known = [*KINDS, *ADAPTERS]
+    if unknown := [kind for kind in kinds if kind not in known]:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"There is no head {unknown[0]!r}.", f"{hint}There are {', '.join(KINDS)}, and auto.")
-    return PanelChoice(tuple(KINDS[kind]() for kind in kinds), ())
+        raise ConfigError(f"There is no head {unknown[0]!r}.", f"{hint}There are {', '.join(known)}, and auto.")
+    heads = tuple(KINDS[kind]() for kind in kinds if kind in KINDS)
+    return PanelChoice(heads or None, adapters=tuple(ADAPTERS[kind]() for kind in kinds if kind in ADAPTERS))
 
 
 def _read_file(path: Path) -> PanelChoice:
     found = _read_yaml(path)
     if not isinstance(found, dict) or not found or set(found) - set(KEYS):
-        raise ConfigError(f"{path} holds other things than `panel:` or `candidates:`.", FORM)
-    heads: dict[str, tuple[AnyHead, ...]] = {}
+        raise ConfigError(f"{path} holds other things than `panel:`, `candidates:` and `adapters:`.", FORM)
+    read: dict[str, Any] = {}
     for key, rows in found.items():
         try:
-            heads[key] = TypeAdapter(tuple[AnyHead, ...]).validate_python(rows)
+            read[key] = TypeAdapter(tuple[KEYS[key], ...]).validate_python(rows)  # type: ignore[misc,valid-type]
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, (key, *first["loc"])))
             raise ConfigError(f"{path}: {where}: {first['msg']}.", FORM) from None
-    return PanelChoice(heads.get("panel"), heads.get("candidates", ()))
+    return PanelChoice(read.get("panel"), read.get("candidates", ()), read.get("adapters", ()))
 
 
 def _read_yaml(path: Path) -> Any:

@@ -15,6 +15,7 @@ from secondlook.agents.embedder import Embedder
 from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, Encoder, OpenClipEncoder
 from secondlook.agents.errors import ConfigError
+from secondlook.orchestrator.adapted import adapted_members, adapted_parts
 from secondlook.orchestrator.binding import encoder_stem
 from secondlook.orchestrator.fitted import INDEX_FOLDER, Arrays, Model, load_model
 from secondlook.orchestrator.hold import open_watch
@@ -70,12 +71,14 @@ def load_pipeline(
     encoder = encoder or OpenClipEncoder(model.config.encoder, device)
     _check_encoder(folder, model, arrays, encoder, ledger)
     language = model.config.language.placed(folder)
-    watch = open_watch(folder, model, arrays, encoder.digest, ledger, parts_of(language, model.task, device))
+    parts = parts_of(language, model.task, device) | adapted_parts(model.config.adapters, folder)
+    watch = open_watch(folder, model, arrays, encoder.digest, ledger, parts)
     embedder = Embedder(encoder, cache, batch_size=batch_size, thumbnails=thumbnails)
     opened = ExitStack()
     answers = opened.enter_context(AnswerCache(cache.path.parent)) if cache and language != Language() else None
     means = Means(Account(model.config.budget), answers, device)
-    others = members(language, model.task, means)
+    adapted = adapted_members(model.config.adapters, folder, opened, cache, device, batch_size)
+    others = (*adapted, *members(language, model.task, means))
 
     def calibrated(agent: Agent) -> Agent:
         return Calibrated(agent, model.calibrators[agent.name])

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from secondlook.agents.adaptation import AnyAdapter
 from secondlook.agents.case import Frozen
 from secondlook.agents.cost import Budget
 from secondlook.agents.crop import expanded
@@ -30,6 +31,8 @@ class Config(Frozen):
     """Heads on the encoder's frozen features that look beside the words and, on a second look, the neighbours."""
     candidates: Annotated[tuple[AnyHead, ...], Field(max_length=32)] = ()
     """Heads that `fit` compares on the train split to choose the panel itself, the cheap ones first; none: `panel`."""
+    adapters: Annotated[tuple[AnyAdapter, ...], Field(max_length=8)] = ()
+    """Ways to adapt both towers of the encoder to the train split, each an agent of its own; takes a gradient."""
     candidate_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     """What that comparing may take."""
     neighbours: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -70,7 +73,8 @@ class Config(Frozen):
     @model_validator(mode="after")
     def _different_names(self) -> Self:
         judge = [self.language.judge.name] if self.language.judge else []
-        others = [*TAKEN, *(spec.name for spec in self.language.agents), *judge]
+        looking = (*self.language.agents, *self.adapters)
+        others = [*TAKEN, *(spec.name for spec in looking), *judge]
         for heads in (self.panel, self.candidates):
             names = [*others, *(spec.name for spec in heads)]
             if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -53,7 +53,8 @@ def fit(
         str,
         typer.Option(
             help="Heads that look beside the words: kinds such as linear,gda, a YAML file (docs/methods.md), or auto: "
-            "compare all there are by cross-validation on train, and take those that help."
+            "compare all there are by cross-validation on train, and take those that help. clip-svd and maple adapt "
+            "the encoder itself."
         ),
     ] = "linear",
     panel_seconds: Annotated[float, typer.Option(help="What that comparing may take, in seconds.")] = 300.0,
@@ -127,6 +128,7 @@ def fit(
             ),
             templates=absolute(templates),
             candidates=heads.candidates,
+            adapters=heads.adapters,
             candidate_seconds=panel_seconds,
             **chosen,
             fusion=cast("PolicyName", fusion.replace("-", "_")),
