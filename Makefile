@@ -28,7 +28,8 @@ demo: $(DONE) ## Render leaves, fit, evaluate and write demo-run/report.html.
 
 test: $(DONE) ## Run the tests (under 5 minutes).
 	@echo "Running the tests ..."
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	@# A process for each core: threads of their own would only wait for one another.
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 slow: $(DONE) ## Run the tests that look long for what is rare (about 5 minutes).
 	@$(BIN)/python -m pytest -m slow
