@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from secondlook.agents.biomedcoop_head import BiomedCoopSpec
+from secondlook.agents.cache_head import CacheSpec
 from secondlook.agents.coop_head import CoopSpec
 from secondlook.agents.description_head import DescriptionSpec
 from secondlook.agents.gda_head import GdaSpec
@@ -18,6 +19,7 @@ from secondlook.agents.ncm_head import NcmSpec
 from secondlook.agents.nola_head import NolaSpec
 from secondlook.agents.ordinal_head import OrdinalSpec
 from secondlook.agents.refine_head import RefineSpec
+from secondlook.agents.tuned_cache_head import TunedCacheSpec
 
 AnyHead = Annotated[
     LinearSpec
@@ -25,6 +27,8 @@ AnyHead = Annotated[
     | NcmSpec
     | KnnSpec
     | HopfieldSpec
+    | CacheSpec
+    | TunedCacheSpec
     | DescriptionSpec
     | NolaSpec
     | CoopSpec
