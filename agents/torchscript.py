@@ -111,7 +111,7 @@ _DTYPES = {
 def _described(program: bytes, storages: _Storages) -> Any:
     """Walk the operations; a module becomes the dict of its attributes, and what is neither data nor tensor None."""
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
 
     def since_mark() -> list[Any]:
         start = max(i for i, item in enumerate(stack) if item is _MARK)

@@ -13,14 +13,15 @@ from secondlook.agents.case import Frozen
 Floats = NDArray[np.float64]
 FEATURES = ("top", "margin", "agreement", "typicality", "consistency")
 """Log-odds of the top label; log-ratio of it to the best other; mean log-probability the agents give the top label;
-log typicality; mean log-probability that the views of one agent give the top label. Trust never falls when one of them
+log typicality; mean log-odds that the views of an agent give the top label. Trust never falls when one of them
 rises."""
 SHRINKAGE = 8.0
 """Pull of the coefficients towards (0; 1, 0, 0, 0, 0), where trust is the belief's own top probability."""
 START = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0])
 LIMIT = 1e-6
 LEAST = 1e-3
-"""What a lower probability that an agent, or its views, give the top label counts as."""
+"""What a lower probability that an agent, or its views, give the top label counts as; of views, a higher than
+1 - LEAST too."""
 
 
 def features(
@@ -42,8 +43,8 @@ def features(
     labels : ndarray of shape (N,), optional
         The labels whose rightness is asked about, any where belief is nan; by default the most probable.
     consistency : ndarray of shape (M, N), optional
-        See `secondlook.orchestrator.opinions.Opinions`. An agent of another top label gives this one what its views
-        leave of 1, at most. Where no agent looked at several views the feature is 0.
+        See `secondlook.orchestrator.opinions.Opinions`. The views of an agent of another top label give this one what
+        is left of 1, at most. Where no agent looked at several views the feature is 0.
 
     Returns
     -------
@@ -55,20 +56,20 @@ def features(
     others = belief.copy()
     others[each, top] = -np.inf
     first, second = np.clip(belief[each, top], LIMIT, 1 - LIMIT), np.maximum(others.max(axis=1), LIMIT)
-    agreement, steady = _mean_log(probs[:, each, top]), np.zeros(len(top))
+    agreement, steady = _mean(np.log(np.maximum(probs[:, each, top], LEAST))), np.zeros(len(top))
     if consistency is not None:
+        own = np.clip(consistency, LEAST, 1 - LEAST)
         same = np.nan_to_num(probs).argmax(axis=2) == top
-        steady = _mean_log(np.where(same, consistency, 1 - consistency))
+        steady = _mean(np.where(same, 1, -1) * np.log(own / (1 - own)))
     x = np.stack([np.log(first / (1 - first)), np.log(first / second), agreement, np.log(typicality), steady], axis=1)
     x[np.isnan(belief).any(axis=1)] = np.nan
     return cast("Floats", x)
 
 
-def _mean_log(given: Floats) -> Floats:
-    """Mean over M agents of the logarithm of what they give, of shape (N,); nan is left out, and 0 where all are."""
-    known = ~np.isnan(given)
-    log = np.log(np.maximum(np.where(known, given, 1.0), LEAST))
-    return cast("Floats", log.sum(axis=0) / np.maximum(known.sum(axis=0), 1))
+def _mean(values: Floats) -> Floats:
+    """Mean over M agents, of shape (N,); nan is left out, and 0 where all are."""
+    known = ~np.isnan(values)
+    return cast("Floats", np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
 
 
 class Trust(Frozen):

@@ -51,14 +51,16 @@ def test_features_are_as_by_hand() -> None:
 
 
 def test_consistency_is_of_the_label_asked_about() -> None:
-    # Two agents, several views each. The first says label 0, its views by .9; the second says label 1, its views by
-    # .7, which leaves .3 at most for label 0: (ln .9 + ln .3) / 2. Asked about label 1 it is (ln .1 + ln .7) / 2.
+    # Two agents, several views each. The first says label 0, its views by .9: odds 9. The second says label 1, its views
+    # by .75, which leaves .25 at most for label 0: odds 1/3. (ln 9 - ln 3) / 2 = ln 3 / 2; of label 1 the reverse.
     belief = np.array([[0.6, 0.4]])
     probs = np.array([[[0.8, 0.2]], [[0.3, 0.7]]])
-    seen = np.array([[0.9], [0.7]])
+    seen = np.array([[0.9], [0.75]])
     first = features(belief, probs, np.ones(1), consistency=seen)[0, 4]
     other = features(belief, probs, np.ones(1), np.array([1]), seen)[0, 4]
-    np.testing.assert_allclose([first, other], [(np.log(0.9) + np.log(0.3)) / 2, (np.log(0.1) + np.log(0.7)) / 2])
+    np.testing.assert_allclose([first, other], [np.log(3) / 2, -np.log(3) / 2])
+    certain = features(belief, probs[:1], np.ones(1), consistency=np.ones((1, 1)))[0, 4]
+    assert certain == pytest.approx(np.log(999))
 
 
 def test_an_agent_of_one_view_and_one_that_failed_say_nothing_of_consistency() -> None:
@@ -67,7 +69,7 @@ def test_an_agent_of_one_view_and_one_that_failed_say_nothing_of_consistency() -
     seen = np.array([[0.9, np.nan], [np.nan, np.nan], [np.nan, np.nan]])
     found = features(belief, probs, np.ones(2), consistency=seen)
     # The first case has one agent that looked at several views, the second none: nothing is added to its log-odds.
-    np.testing.assert_allclose(found[:, 4], [np.log(0.9), 0])
+    np.testing.assert_allclose(found[:, 4], [np.log(9), 0])
     np.testing.assert_array_equal(found[:, :4], features(belief, probs, np.ones(2))[:, :4])
 
 
