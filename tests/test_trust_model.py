@@ -51,8 +51,9 @@ def test_features_are_as_by_hand() -> None:
 
 
 def test_consistency_is_of_the_label_asked_about() -> None:
-    # Two agents, several views each. The first says label 0, its views by .9: odds 9. The second says label 1, its views
-    # by .75, which leaves .25 at most for label 0: odds 1/3. (ln 9 - ln 3) / 2 = ln 3 / 2; of label 1 the reverse.
+    # Two agents, several views each. The first says label 0, its views by .9: odds 9. The second says label 1, its
+    # views by .75, which leaves .25 at most for label 0: odds 1/3. (ln 9 - ln 3) / 2 = ln 3 / 2; of label 1 the
+    # reverse.
     belief = np.array([[0.6, 0.4]])
     probs = np.array([[[0.8, 0.2]], [[0.3, 0.7]]])
     seen = np.array([[0.9], [0.75]])
