@@ -13,7 +13,6 @@ from secondlook.agents.adaptation import ABOUT, NUMBERS, TRAINED, Arrays, damage
 from secondlook.agents.adapter import Adapter
 from secondlook.agents.clip_zero_shot import ClipZeroShot, TextClassifier
 from secondlook.agents.embedder import Embedder
-from secondlook.agents.embedding_cache import EmbeddingCache
 from secondlook.agents.encoder import Device, EncoderSpec, OpenClipEncoder, Towers
 from secondlook.agents.errors import ConfigError
 
@@ -133,20 +132,18 @@ class AdaptedEncoder(OpenClipEncoder):
                 )
 
 
-def adapted_agent(
-    encoder: AdaptedEncoder, name: str | None = None, cache: EmbeddingCache | None = None
-) -> ClipZeroShot:
+def adapted_agent(encoder: AdaptedEncoder, embedder: Embedder, name: str | None = None) -> ClipZeroShot:
     """Make the agent: cosines of an image and the labels' words, both as the adapted towers encode them.
 
     Parameters
     ----------
     encoder : AdaptedEncoder
+    embedder : Embedder
+        Of this encoder, not the panel's; a cache may be shared. Closed by whoever made it.
     name : str, optional
         Of the agent; by default that of its spec.
-    cache : EmbeddingCache, optional
-        The panel's; entries are kept apart by the encoder's digest.
     """
-    return ClipZeroShot(Embedder(encoder, cache), encoder.classifier, name or encoder.about.spec.name)
+    return ClipZeroShot(embedder, encoder.classifier, name or encoder.about.spec.name)
 
 
 def probe(towers: Towers, texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

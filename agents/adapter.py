@@ -40,7 +40,7 @@ class AdapterSpec(Frozen, ABC):
     """Of the agent."""
     template: Annotated[str, Field(max_length=500, pattern=r"^[^{}]*\{\}[^{}]*$")] | None = None
     """A prompt with {} once; by default the first of the panel's."""
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     """Images a step."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4

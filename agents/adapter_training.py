@@ -253,7 +253,8 @@ class _Training:
         for step in self._towers.normalise:
             images = step(images)
         vectors = self._model.encode_image(images, normalize=True)
-        return self._scale * vectors @ (self._words() if words is None else words).T
+        logits: torch.Tensor = self._scale * vectors @ (self._words() if words is None else words).T
+        return logits
 
     def _words(self) -> torch.Tensor:
         """Return a unit vector for each label: along the mean of its phrases' own, as in zero-shot classification."""

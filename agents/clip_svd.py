@@ -39,8 +39,8 @@ class Weight(NamedTuple):
         return weight.reshape(self.blocks, weight.shape[0] // self.blocks, -1)
 
     @property
-    def count(self) -> int:
-        """Its singular values."""
+    def rank(self) -> int:
+        """How many singular values it has."""
         return self.blocks * min(self.matrices.shape[1:])
 
 
@@ -53,7 +53,8 @@ class ClipSvdSpec(AdapterSpec):
     What is kept is s alone: the weights are decomposed again when the encoder is loaded.
 
     The defaults suit a small encoder on two cores. For a ViT-B/16 on a GPU the paper takes rate 5e-4, decay 0.01, batch
-    32 and 200 steps for each image of a label; for BiomedCLIP rates of 5e-4 to 2e-2, no decay, 50 to 200 epochs.
+    32, crops of 0.08 and more, and 200 steps times the images of a label; for BiomedCLIP rates of 5e-4 to 2e-2, no
+    decay, 50 to 200 epochs.
 
     References
     ----------
@@ -62,6 +63,9 @@ class ClipSvdSpec(AdapterSpec):
 
     kind: Literal["clip-svd"] = "clip-svd"
     name: str = "clip-svd"
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-2
+    smallest_crop: Annotated[float, Field(gt=0, le=1)] = 0.5
     towers: Annotated[tuple[Literal["image", "text"], ...], Field(min_length=1, max_length=2)] = ("image", "text")
 
     def install(self, towers: Towers, template: str, seed: int) -> Adapter:
@@ -124,6 +128,10 @@ def _factors(weight: Weight) -> Any:
     class SingularValues(torch.nn.Module):
         """A weight as U diag(s) V^T; its parameter is s, of shape (blocks, rank)."""
 
+        left: torch.Tensor
+        right: torch.Tensor
+        real: torch.Tensor
+
         def __init__(self, matrices: torch.Tensor) -> None:
             super().__init__()
             left, values, right = torch.linalg.svd(matrices.double().cpu(), full_matrices=False)
@@ -134,6 +142,7 @@ def _factors(weight: Weight) -> Any:
 
         def forward(self, original: torch.Tensor) -> torch.Tensor:
             """Return the weight of the singular values as they are now; the original gives only its shape."""
-            return ((self.left * (self.values * self.real)[:, None]) @ self.right).reshape(original.shape)
+            made: torch.Tensor = (self.left * (self.values * self.real)[:, None]) @ self.right
+            return made.reshape(original.shape)
 
     return SingularValues(weight.matrices)

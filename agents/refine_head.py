@@ -217,7 +217,8 @@ def hybrid_target(logits: Floats, same: NDArray[np.intp], alpha: float) -> Float
     [[0.75, 0.25], [0.25, 0.75]]
     """
     own = (same[:, None] == same).astype(np.float64)
-    return alpha * own / own.sum(axis=1, keepdims=True) + (1 - alpha) * _softmax(logits)
+    target: Floats = alpha * own / own.sum(axis=1, keepdims=True) + (1 - alpha) * _softmax(logits)
+    return target
 
 
 def slopes(
@@ -257,8 +258,10 @@ def _batches(n: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
 
 def _softmax(logits: Floats) -> Floats:
     risen = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return risen / risen.sum(axis=1, keepdims=True)
+    shares: Floats = risen / risen.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _unit(vectors: Floats) -> Floats:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    unit: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return unit

@@ -24,6 +24,7 @@ from secondlook.agents.adapter_training import adapt
 from secondlook.agents.case import Case, Task
 from secondlook.agents.clip_svd import ClipSvdSpec, decompose, weights_of
 from secondlook.agents.clip_zero_shot import text_classifier
+from secondlook.agents.embedder import Embedder
 from secondlook.agents.encoder import EncoderSpec, OpenClipEncoder
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.folds import grouped_folds
@@ -31,6 +32,7 @@ from secondlook.agents.maple import MapleSpec
 from secondlook.agents.photo import Photo
 from secondlook.agents.prediction import Prediction
 from secondlook.agents.random_crops import random_crops
+from secondlook.leaves import LABELS, Leaf, render_leaf
 
 TASK = Task(labels=("red", "blue"), phrases={"red": ("a red thing", "something red")}, negatives=("a car",))
 TEMPLATE = "a photo of {}"
@@ -144,7 +146,7 @@ def test_convolutions_of_one_pixel_are_linear_layers_and_others_are_not() -> Non
     model = torch.nn.Sequential(
         torch.nn.Conv2d(4, 6, 1), torch.nn.Conv2d(6, 6, 3), torch.nn.Conv2d(6, 6, 1, groups=2), torch.nn.Linear(6, 2)
     )
-    assert [(weight.path, weight.count) for weight in weights_of(model)] == [("0.weight", 4), ("3.weight", 2)]
+    assert [(weight.path, weight.rank) for weight in weights_of(model)] == [("0.weight", 4), ("3.weight", 2)]
     images = torch.rand(1, 4, 5, 5)
     before = model[0](images)
     decompose(weights_of(model))
@@ -162,7 +164,7 @@ def vit_b_16() -> Any:
 
 def test_a_vit_b_16_has_as_many_singular_values_as_the_paper_trains() -> None:
     # 12 layers of 6 matrices (query, key, value, out, two of the perceptron), 768 in the image tower, 512 in the other.
-    assert sum(weight.count for weight in weights_of(vit_b_16())) == 12 * 6 * (768 + 512) == 92_160
+    assert sum(weight.rank for weight in weights_of(vit_b_16())) == 12 * 6 * (768 + 512) == 92_160
 
 
 def test_prompts_of_a_vit_b_16_are_as_many_as_the_paper_trains() -> None:
@@ -264,9 +266,11 @@ def test_what_was_trained_is_what_is_loaded(spec: AnyAdapter, train: Train, tiny
     assert encoder.dim == 32
     assert encoder.logit_scale == pytest.approx(OpenClipEncoder(base(tiny_clip), "cpu").logit_scale)
     # And it is an agent.
-    agent = adapted_agent(encoder)
+    embedder = Embedder(encoder, threads=1)
+    agent = adapted_agent(encoder, embedder)
     cases = [Case(id=str(i), photo=each) for i, each in enumerate(photos()[:2])]
     outcomes = asyncio.run(agent.predict(cases))
+    embedder.close()
     assert agent.name == spec.name
     images = encoder.encode([encoder.preprocess(case.photo.view("whole")) for case in cases])
     for outcome, row in zip(outcomes, encoder.classifier.logits(images), strict=True):
@@ -413,3 +417,28 @@ def test_settings_are_json() -> None:
     with pytest.raises(ValueError, match="template"):
         ClipSvdSpec(template="a photo")
     assert json.loads(ClipSvdSpec().model_dump_json())["kind"] == "clip-svd"
+
+
+@pytest.mark.slow
+def test_the_packaged_encoder_learns_words_it_does_not_know(tmp_path: Path) -> None:
+    # Rendered leaves under names that mean nothing: without training, guesses; one label in four.
+    phrases = {
+        label: (f"group {number}",) for label, number in zip(LABELS, ("one", "two", "three", "four"), strict=True)
+    }
+    task, which = Task(labels=LABELS, phrases=phrases), [(y, seed) for y in range(4) for seed in range(500, 524)]
+    leaves = [Photo.of(render_leaf(Leaf.grow(LABELS[y], seed), 0, 112).image) for y, seed in which]
+    truth, groups = np.array([y for y, _ in which], dtype=np.intp), [f"{y} {seed}" for y, seed in which]
+    train = np.array([seed < 516 for _, seed in which])
+    rows, fresh = np.flatnonzero(train), np.flatnonzero(~train)
+    spec = ClipSvdSpec(epochs=20, learning_rate=2e-2, batch_size=8, smallest_crop=0.5)
+    given = [leaves[i] for i in rows], truth[rows], [groups[i] for i in rows]
+    adapt(spec, EncoderSpec(), *given, task, [TEMPLATE], tmp_path / "out", device="cpu")
+
+    def accuracy(encoder: OpenClipEncoder) -> float:
+        images = encoder.encode([encoder.preprocess(leaves[i].view("whole")) for i in fresh])
+        logits = text_classifier(encoder, task, [TEMPLATE]).logits(images)
+        return float((logits.argmax(axis=1) == truth[fresh]).mean())
+
+    before, after = accuracy(OpenClipEncoder(device="cpu")), accuracy(AdaptedEncoder(tmp_path / "out", "cpu"))
+    assert after > before + 0.25
+    assert after > 0.6
