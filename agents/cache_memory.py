@@ -134,7 +134,7 @@ def _filled(captions: Singles | None, images: Singles) -> Singles | None:
     Captions lie apart from images, so that a cosine to one is lower throughout; unmoved, the images without a caption
     would be nearest to everything.
     """
-    if captions is None or not (there := np.isfinite(captions).all(axis=1)).any():
+    if captions is None or not (there := np.asarray(np.isfinite(captions).all(axis=1))).any():
         return None
     gap = captions[there].mean(axis=0) - images[there].mean(axis=0)
     return np.where(there[:, None], captions, images + gap).astype(np.float32)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from collections.abc import Callable
+from typing import Annotated, cast, get_args
 
 from pydantic import Field
 
@@ -39,7 +40,8 @@ AnyHead = Annotated[
 ]
 """One entry of a panel: `kind` says which."""
 _SPECS: tuple[type[HeadSpec], ...] = get_args(get_args(AnyHead)[0]) or (get_args(AnyHead)[0],)
-KINDS: dict[str, type[HeadSpec]] = {
-    spec.model_fields["kind"].default: spec for spec in sorted(_SPECS, key=lambda spec: spec.trains)
+KINDS: dict[str, Callable[[], AnyHead]] = {
+    spec.model_fields["kind"].default: cast("Callable[[], AnyHead]", spec)
+    for spec in sorted(_SPECS, key=lambda spec: spec.trains)
 }
-"""Every head by its kind, those that train the last."""
+"""What makes the settings of every head, by its kind, those that train the last."""

@@ -64,7 +64,7 @@ def whitened_cosine(grounds: Grounds, embeddings: Vectors) -> Floats:
     ----------
     Chen et al. (2023), https://arxiv.org/abs/2303.07543, who look for strangers in the same whitened space by distance.
     """
-    return 1.0 - grounds.gaussian.cosines(embeddings).max(axis=1)
+    return np.asarray(1.0 - grounds.gaussian.cosines(embeddings).max(axis=1))
 
 
 def knn_cosine(grounds: Grounds, embeddings: Vectors) -> Floats:
@@ -138,7 +138,7 @@ def max_softmax(probs: Floats) -> Floats:
     ----------
     Hendrycks and Gimpel (2017), https://arxiv.org/abs/1610.02136
     """
-    return 1.0 - probs.max(axis=1)
+    return np.asarray(1.0 - probs.max(axis=1))
 
 
 def entropy(probs: Floats) -> Floats:

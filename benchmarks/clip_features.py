@@ -8,6 +8,9 @@ head is measured that neither learns words nor answers by them alone. Each one i
 - in five folds (StratifiedKFold, shuffled by seed 0): accuracy of the images held out; NLL and ECE (15 bins) of their
   confidences as `fit` would calibrate them, by a calibrator that never saw the fold it is applied to;
 - on a few images of each label, drawn anew by each seed: accuracy on all the others, mean and standard deviation.
+
+Then each stranger score: a label is left out, the score is fitted on four of five folds of the others, and the images of
+the fifth are told from those of the label.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
 
 from secondlook.agents.calibration import fit_calibrator, log_distribution
 from secondlook.agents.case import Task
@@ -28,6 +32,9 @@ from secondlook.agents.errors import ConfigError
 from secondlook.agents.head import HeadSpec
 from secondlook.agents.heads import KINDS
 from secondlook.agents.lessons import Lessons
+from secondlook.agents.strangeness import SCORES, ScoreName
+from secondlook.agents.stranger_scores import fit_stranger_scores
+from secondlook.eval.ood import auroc
 from secondlook.eval.proper_scores import nll
 from secondlook.eval.reliability import ece
 
@@ -65,18 +72,16 @@ def wordless(lessons: Lessons) -> dict[str, HeadSpec]:
         if spec.learns_words:
             continue
         try:
-            logits = spec().fit(few).logits(lessons.vectors)  # type: ignore[call-arg]
+            logits = spec().fit(few).logits(lessons.vectors)
         except ConfigError:
             continue
         if (logits.argmax(axis=1) == lessons.truth).mean() > 2 / lessons.n_labels:
-            found[kind] = spec()  # type: ignore[call-arg]
+            found[kind] = spec()
     return found
 
 
 def out_of_fold(spec: HeadSpec, lessons: Lessons) -> tuple[Floats, NDArray[np.intp]]:
     """Logits of shape (N, K) by heads that have not seen the image's fold, and the fold of each image."""
-    from sklearn.model_selection import StratifiedKFold
-
     folds = np.empty(len(lessons), dtype=np.intp)
     logits = np.empty((len(lessons), lessons.n_labels))
     splitter = StratifiedKFold(5, shuffle=True, random_state=0)
@@ -124,8 +129,30 @@ def measure(lessons: Lessons, heads: dict[str, HeadSpec], shots: Sequence[int], 
         print("| " + " | ".join([*row, f"{time.perf_counter() - start:.0f}"]) + " |", flush=True)
 
 
+def strangers(lessons: Lessons) -> None:
+    """Print how well each stranger score tells the images of a label held out from the others' held-out images."""
+    labels = lessons.task.labels
+    print("\nAUROC of strangers | " + " | ".join(f"without {label}" for label in labels) + " | mean")
+    found = {name: [_held_out_auroc(lessons, label, name) for label in range(len(labels))] for name in SCORES}
+    for name, row in sorted(found.items(), key=lambda item: -np.mean(item[1])):
+        print(f"{name} | " + " | ".join(f"{value:.3f}" for value in row) + f" | {np.mean(row):.4f}", flush=True)
+
+
+def _held_out_auroc(lessons: Lessons, label: int, name: ScoreName) -> float:
+    """Mean over five folds of the other labels: fitted on four, own images of the fifth."""
+    own, strange = lessons.vectors[lessons.truth != label], lessons.vectors[lessons.truth == label]
+    truth = lessons.truth[lessons.truth != label]
+    truth = truth - (truth > label)
+    words = TextClassifier(np.delete(lessons.classifier.vectors, label, axis=0), lessons.classifier.negatives, 1.0)
+    areas = []
+    for inside, outside in StratifiedKFold(5, shuffle=True, random_state=0).split(own, truth):
+        fitted = fit_stranger_scores(own[inside], truth[inside], words, None, (name,))
+        areas.append(auroc(fitted.of(own[outside])[:, 0], fitted.of(strange)[:, 0]))
+    return float(np.mean(areas))
+
+
 def main() -> None:
-    """Print a Markdown table."""
+    """Print two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("features", type=Path)
     parser.add_argument("--heads", nargs="*", choices=[*KINDS], help="kinds; by default all that need no words")
@@ -133,8 +160,9 @@ def main() -> None:
     parser.add_argument("--shots", type=int, nargs="*", default=[1, 2, 4, 8, 16])
     args = parser.parse_args()
     lessons = read(args.features)
-    heads = {kind: KINDS[kind]() for kind in args.heads} if args.heads else wordless(lessons)  # type: ignore[call-arg]
+    heads = {kind: KINDS[kind]() for kind in args.heads} if args.heads else wordless(lessons)
     measure(lessons, heads, args.shots, args.seeds)
+    strangers(lessons)
 
 
 if __name__ == "__main__":

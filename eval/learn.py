@@ -59,7 +59,7 @@ def learn(config: Config, lessons: Lessons, tell: Callable[[str], None]) -> Lear
     if config.candidates:
         found = choose_panel(config.candidates, lessons, config.candidate_seconds, tell)
         config = config.model_copy(update={"panel": found.panel})
-    heads = {}
+    heads: dict[str, Head] = {}
     for spec in config.panel:
         tell(f"fitting {spec.name}")
         heads[spec.name] = spec.fit(lessons)

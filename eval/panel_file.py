@@ -76,7 +76,7 @@ def _read_file(path: Path) -> PanelChoice:
     read: dict[str, Any] = {}
     for key, rows in found.items():
         try:
-            read[key] = TypeAdapter(tuple[KEYS[key], ...]).validate_python(rows)  # type: ignore[misc,valid-type]
+            read[key] = TypeAdapter(tuple[KEYS[key], ...]).validate_python(rows)  # type: ignore[valid-type]
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, (key, *first["loc"])))

@@ -30,6 +30,7 @@ def raw_panels(
     others : sequence of Member
         See `secondlook.orchestrator.language.members`.
     """
-    frozen = (ClipZeroShot(embedder, classifier), *(ClipHead(embedder, head, name) for name, head in heads.items()))
+    learned = (ClipHead(embedder, head, name) for name, head in heads.items())
+    frozen: tuple[Agent, ...] = (ClipZeroShot(embedder, classifier), *learned)
     own: dict[int, tuple[Agent, ...]] = {1: frozen, 2: (*frozen, NeighbourVote(task))}
     return {look: (*agents, *(m.agent for m in others if look in m.looks)) for look, agents in own.items()}
