@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,8 +139,17 @@ class Lessons:
     def folds(self, most: int = 5) -> NDArray[np.intp] | None:
         """Fold of each image by group, of shape (N,); None where a label has one group only.
 
-        An image's fold does not depend on the order of the images.
+        An image's fold does not depend on the order of the images. Dealt once, for all heads that ask.
         """
+        if most not in self._dealt:
+            self._dealt[most] = self._deal(most)
+        return self._dealt[most]
+
+    @cached_property
+    def _dealt(self) -> dict[int, NDArray[np.intp] | None]:
+        return {}
+
+    def _deal(self, most: int) -> NDArray[np.intp] | None:
         if not len(self):
             return None
         order, folds = self.order, np.empty(len(self), dtype=np.intp)
@@ -150,7 +160,7 @@ class Lessons:
         folds[order] = dealt
         return folds
 
-    @property
+    @cached_property
     def order(self) -> NDArray[np.intp]:
         """Indices that sort the images by their embeddings: what is drawn in this order is drawn from any order."""
         rows = np.ascontiguousarray(self.vectors, dtype=np.float32)

@@ -9,8 +9,8 @@ head is measured that neither learns words nor answers by them alone. Each one i
   confidences as `fit` would calibrate them, by a calibrator that never saw the fold it is applied to;
 - on a few images of each label, drawn anew by each seed: accuracy on all the others, mean and standard deviation.
 
-Then each stranger score: a label is left out, the score is fitted on four of five folds of the others, and the images of
-the fifth are told from those of the label.
+Then each stranger score: a label is left out, the score is fitted on four of five folds of the others, and the images
+of the fifth are told from those of the label.
 """
 
 from __future__ import annotations
