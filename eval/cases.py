@@ -5,8 +5,8 @@ A dataset is one of
 - a folder per label: ``DATA/LABEL/**/*.jpg``
 - a folder per split, each with a folder per label: ``DATA/train/LABEL/**``, ``calibration`` (or ``cal``, ``val``),
   ``tune``, ``test``
-- a CSV with the columns path and label, and optionally group, split and boxes (see `secondlook.eval.boxes`); relative
-  paths start at the CSV's folder and must stay in it, absolute ones may lead anywhere
+- a CSV with the columns path and label, and optionally group, split, caption and boxes (see `secondlook.eval.boxes`);
+  relative paths start at the CSV's folder and must stay in it, absolute ones may lead anywhere
 - a folder that holds such a CSV called ``index.csv``, which then wins
 
 Files whose names start with a dot are ignored, as are files that are not called as images are.
@@ -70,6 +70,8 @@ _FORMS = (
     "Give a folder with one sub-folder of images per label (or train/, calibration/ and test/ of such folders), "
     "or a CSV with the columns path,label and optionally group,split."
 )
+MOST_CAPTION = 2_000
+"""Characters of a caption that are kept."""
 
 
 class _Row(NamedTuple):
@@ -79,6 +81,7 @@ class _Row(NamedTuple):
     group: str | None
     split: str | None
     boxes: tuple[Box, ...] = ()
+    caption: str = ""
 
 
 def read_dataset(data: str | Path, *, labels: Sequence[str] | None = None) -> Dataset:
@@ -118,6 +121,7 @@ def read_dataset(data: str | Path, *, labels: Sequence[str] | None = None) -> Da
             case=Case(id=row.id, photo=Photo(row.path), group=row.group, boxes=row.boxes),
             truth=row.label,
             split=row.split,
+            caption=row.caption,
         )
         for row in rows
     )
@@ -283,6 +287,7 @@ def _row(csv_path: Path, number: int, line: dict[str, str]) -> _Row:
         group=line.get("group") or None,
         split=SPLITS.get(split),
         boxes=read_boxes(line.get("boxes", ""), where),
+        caption=line.get("caption", "")[:MOST_CAPTION],
     )
 
 

@@ -21,6 +21,8 @@ class LabelledCase(Frozen):
     truth: str
     split: str | None = None
     """train, calibration, tune or test; None where the data does not say."""
+    caption: str = ""
+    """What somebody wrote of the image; heads may learn from those of the train split, and nobody sees another."""
 
 
 class Dataset(Frozen):

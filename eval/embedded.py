@@ -36,6 +36,8 @@ class Embedded:
     vectors: NDArray[np.float32]
     truth: NDArray[np.intp]
     groups: tuple[str, ...]
+    captions: tuple[str, ...] = ()
+    """N texts, empty where there is none; none at all where no caption was read."""
 
 
 def embed_split(
@@ -71,4 +73,5 @@ def embed_split(
         vectors=np.stack(vectors),
         truth=np.array([index[row.truth] for row in kept], dtype=np.intp),
         groups=tuple(row.case.group or row.case.id for row in kept),
+        captions=tuple(row.caption for row in kept),
     ), notes

@@ -293,7 +293,7 @@ def _ask_all(
         searcher = Searcher(index, config.neighbours)
         adapted = adapted_members(config.adapters, folder, opened, embedder.cache, means.device)
         others = (*adapted, *members(language, task, means))
-        panels = raw_panels(embedder, classifier, learned.heads, task, others)
+        panels = raw_panels(embedder, classifier, learned.heads, task, others, learned.box_prompts)
         cases, labels = calibration.cases, task.labels
         step("asking the first panel")
         first = ask_blocking(panels[1], cases)

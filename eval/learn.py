@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from secondlook.agents.case import Task
 from secondlook.agents.clip_zero_shot import TextClassifier
+from secondlook.agents.description_head import encode_all
 from secondlook.agents.encoder import Encoder, OpenClipEncoder
 from secondlook.agents.head import Head
 from secondlook.agents.lessons import Lessons
@@ -24,6 +28,8 @@ class Learned:
     heads: dict[str, Head]
     candidates: tuple[Candidate, ...] = ()
     notes: tuple[str, ...] = ()
+    box_prompts: tuple[str, ...] = ()
+    """What the words of boxes are put into, where they are looked at."""
 
 
 def lessons_of(
@@ -36,7 +42,18 @@ def lessons_of(
 ) -> Lessons:
     """Make lessons of the train split."""
     words = encoder if isinstance(encoder, OpenClipEncoder) else None
-    return Lessons(train.vectors, train.truth, train.groups, task, classifier, templates, words, seed=seed)
+    captions = _captions(train, encoder)
+    return Lessons(train.vectors, train.truth, train.groups, task, classifier, templates, words, captions, seed=seed)
+
+
+def _captions(train: Embedded, encoder: Encoder) -> NDArray[np.float32] | None:
+    """Embed the captions there are: (N, D), rows of nan for images without one; None where there is none at all."""
+    there = [i for i, caption in enumerate(train.captions) if caption.strip()]
+    if not there:
+        return None
+    found = np.full(train.vectors.shape, np.nan, dtype=np.float32)
+    found[there] = encode_all(encoder, [train.captions[i] for i in there])
+    return found
 
 
 def learn(config: Config, lessons: Lessons, tell: Callable[[str], None]) -> Learned:
@@ -63,4 +80,4 @@ def learn(config: Config, lessons: Lessons, tell: Callable[[str], None]) -> Lear
     for spec in config.panel:
         tell(f"fitting {spec.name}")
         heads[spec.name] = spec.fit(lessons)
-    return Learned(config, heads, found.table, found.notes)
+    return Learned(config, heads, found.table, found.notes, lessons.templates if config.boxes else ())

@@ -24,6 +24,7 @@ FORM = (
 )
 ADAPTERS = {"clip-svd": ClipSvdSpec, "maple": MapleSpec}
 """What may stand beside the heads, by kind."""
+BOXES = "com-clip"
 KEYS = {"panel": AnyHead, "candidates": AnyHead, "adapters": AnyAdapter}
 
 
@@ -34,6 +35,8 @@ class PanelChoice(NamedTuple):
     """None: the default."""
     candidates: tuple[AnyHead, ...] = ()
     adapters: tuple[AnyAdapter, ...] = ()
+    boxes: bool = False
+    """Whether ComCLIP looks at the boxes of the cases."""
 
 
 def read_panel(text: str) -> PanelChoice:
@@ -60,20 +63,24 @@ def read_panel(text: str) -> PanelChoice:
     if text.endswith((".yaml", ".yml")):
         return _read_file(Path(text))
     kinds = [kind.strip() for kind in text.split(",")]
-    known = [*KINDS, *ADAPTERS]
+    known = [*KINDS, *ADAPTERS, BOXES]
     if unknown := [kind for kind in kinds if kind not in known]:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"There is no head {unknown[0]!r}.", f"{hint}There are {', '.join(known)}, and auto.")
     heads = tuple(KINDS[kind]() for kind in kinds if kind in KINDS)
-    return PanelChoice(heads or None, adapters=tuple(ADAPTERS[kind]() for kind in kinds if kind in ADAPTERS))
+    adapters = tuple(ADAPTERS[kind]() for kind in kinds if kind in ADAPTERS)
+    return PanelChoice(heads or None, adapters=adapters, boxes=BOXES in kinds)
 
 
 def _read_file(path: Path) -> PanelChoice:
     found = _read_yaml(path)
-    if not isinstance(found, dict) or not found or set(found) - set(KEYS):
+    if not isinstance(found, dict) or not found or set(found) - {*KEYS, "boxes"}:
         raise ConfigError(f"{path} holds other things than `panel:`, `candidates:` and `adapters:`.", FORM)
     read: dict[str, Any] = {}
+    boxes = found.pop("boxes", False)
+    if not isinstance(boxes, bool):
+        raise ConfigError(f"{path}: boxes is {str(boxes)[:40]!r}.", "Write `boxes: true`, or leave it out.")
     for key, rows in found.items():
         try:
             read[key] = TypeAdapter(tuple[KEYS[key], ...]).validate_python(rows)  # type: ignore[valid-type]
@@ -81,7 +88,7 @@ def _read_file(path: Path) -> PanelChoice:
             first = error.errors()[0]
             where = ".".join(map(str, (key, *first["loc"])))
             raise ConfigError(f"{path}: {where}: {first['msg']}.", FORM) from None
-    return PanelChoice(read.get("panel"), read.get("candidates", ()), read.get("adapters", ()))
+    return PanelChoice(read.get("panel"), read.get("candidates", ()), read.get("adapters", ()), boxes)
 
 
 def _read_yaml(path: Path) -> Any:

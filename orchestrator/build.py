@@ -24,6 +24,7 @@ from secondlook.orchestrator.ledger import TRACK_FILE
 from secondlook.orchestrator.nodes import Nodes
 from secondlook.orchestrator.panels import raw_panels
 from secondlook.orchestrator.pipeline import Pipeline
+from secondlook.prompts import load
 from secondlook.retrieval.index import open_index
 from secondlook.retrieval.search import Searcher
 
@@ -83,7 +84,8 @@ def load_pipeline(
     def calibrated(agent: Agent) -> Agent:
         return Calibrated(agent, model.calibrators[agent.name])
 
-    raw = raw_panels(embedder, arrays.classifier, arrays.heads, model.task, others)
+    prompts = load(model.config.templates).lines if model.config.boxes else ()
+    raw = raw_panels(embedder, arrays.classifier, arrays.heads, model.task, others, prompts)
     panels: dict[int, Sequence[Agent]] = {look: [*map(calibrated, agents)] for look, agents in raw.items()}
     judge = judge_of(language, model.task, means, model.shown)
 

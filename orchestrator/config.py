@@ -33,6 +33,8 @@ class Config(Frozen):
     """Heads that `fit` compares on the train split to choose the panel itself, the cheap ones first; none: `panel`."""
     adapters: Annotated[tuple[AnyAdapter, ...], Field(max_length=8)] = ()
     """Ways to adapt both towers of the encoder to the train split, each an agent of its own; takes a gradient."""
+    boxes: bool = False
+    """Whether ComCLIP looks too: at the whole image and the boxes that the data marks in it."""
     candidate_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     """What that comparing may take."""
     neighbours: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -74,7 +76,7 @@ class Config(Frozen):
     def _different_names(self) -> Self:
         judge = [self.language.judge.name] if self.language.judge else []
         looking = (*self.language.agents, *self.adapters)
-        others = [*TAKEN, *(spec.name for spec in looking), *judge]
+        others = [*TAKEN, *(["com-clip"] if self.boxes else []), *(spec.name for spec in looking), *judge]
         for heads in (self.panel, self.candidates):
             names = [*others, *(spec.name for spec in heads)]
             if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -129,6 +129,7 @@ def fit(
             templates=absolute(templates),
             candidates=heads.candidates,
             adapters=heads.adapters,
+            boxes=heads.boxes,
             candidate_seconds=panel_seconds,
             **chosen,
             fusion=cast("PolicyName", fusion.replace("-", "_")),

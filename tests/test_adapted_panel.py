@@ -30,7 +30,7 @@ ADAPTER = ClipSvdSpec(epochs=1, smallest_crop=1.0)
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
     t, folder = toy(), tmp_path_factory.mktemp("adapted") / "model"
     heads = (LinearSpec(), GdaSpec(), NcmSpec())
-    config = toy_config(t.clip, candidates=heads, candidate_seconds=60, adapters=(ADAPTER,))
+    config = toy_config(t.clip, candidates=heads, candidate_seconds=60, adapters=(ADAPTER,), boxes=True)
     return folder, fit(t.data, folder, config=config)
 
 
@@ -40,7 +40,7 @@ def test_the_panel_that_was_chosen_is_what_the_folder_holds(made: tuple[Path, Mo
     chosen = {row.name for row in model.candidates if row.chosen}
     assert {row.name for row in again.candidates} == {"linear-head", "gda", "ncm"}
     assert chosen == set(arrays.heads) == {spec.name for spec in again.config.panel}
-    assert {"zero-shot", "clip-svd", *chosen} == {r.agent for r in model.records if r.look == 1}
+    assert {"zero-shot", "clip-svd", "com-clip", *chosen} == {r.agent for r in model.records if r.look == 1}
     assert {"neighbour-vote"} == {r.agent for r in model.records if r.look == 2} - {
         r.agent for r in model.records if r.look == 1
     }

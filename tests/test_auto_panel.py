@@ -16,6 +16,8 @@ from secondlook.agents.heads import KINDS
 from secondlook.agents.lessons import Lessons
 from secondlook.agents.linear_head import LinearHead, LinearSpec
 from secondlook.eval.auto_panel import choose_panel
+from secondlook.eval.embedded import Embedded
+from secondlook.eval.learn import lessons_of
 from secondlook.eval.panel_file import read_panel
 from secondlook.orchestrator.config import Config
 
@@ -145,6 +147,34 @@ def test_what_is_no_panel_is_named(tmp_path: Any, text: str, what: str) -> None:
     with pytest.raises(ConfigError) as error:
         read_panel(text if text == "liner" else str(file))
     assert what in str(error.value)
+
+
+def test_boxes_are_looked_at_where_com_clip_is_named(tmp_path: Any) -> None:
+    file = tmp_path / "panel.yaml"
+    file.write_text("boxes: true\npanel: [{kind: gda}]\n")
+    assert read_panel(str(file)).boxes
+    assert read_panel("linear,com-clip").boxes
+    assert not read_panel("linear").boxes
+    file.write_text("boxes: 3\n")
+    with pytest.raises(ConfigError, match="boxes is '3'"):
+        read_panel(str(file))
+
+
+def test_captions_of_the_train_split_reach_the_lessons_and_those_without_are_nan() -> None:
+    class Words:
+        """Encodes a text to a unit vector in the direction of its length."""
+
+        def encode_texts(self, texts: Any) -> NDArray[np.float32]:
+            return np.eye(9, dtype=np.float32)[[len(text) for text in texts]]
+
+    plain = two_halves(6)
+    split = Embedded((), plain.vectors, plain.truth, plain.groups, ("abc", "", " ", "ab", "", ""))
+    found = lessons_of(split, plain.task, plain.classifier, Words()).captions  # type: ignore[arg-type]
+    assert found is not None
+    assert np.flatnonzero(np.isfinite(found).all(axis=1)).tolist() == [0, 3]
+    assert found[0].argmax() == 3
+    nothing = Embedded((), plain.vectors, plain.truth, plain.groups, ("",) * 6)
+    assert lessons_of(nothing, plain.task, plain.classifier, Words()).captions is None  # type: ignore[arg-type]
 
 
 def test_two_agents_of_one_name_are_refused() -> None:
