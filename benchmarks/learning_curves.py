@@ -113,8 +113,8 @@ def picture(found: Any, path: Path) -> None:
             value = np.array([row["accuracy"] for _, row in rows])
             low, high = (np.array([row[end] for _, row in rows]) for end in ("low", "high"))
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-            axes.errorbar(at, value, [value - low, high - value], color=colour, marker=marker, markersize=4,
-                          linewidth=0.5, elinewidth=1, alpha=0.9, label=head)  # fmt: skip
+            axes.errorbar(at, value, [value - low, high - value], color=colour, marker=marker, linestyle="none",
+                          markersize=4, elinewidth=1, alpha=0.9, label=head)  # fmt: skip
         axes.set_xticks(range(len(shots)), shots)
         axes.set_xlabel("training images of each label")
         axes.set_ylabel(f"accuracy, {found['split']} split (n = {found['n']}, {found['groups']} groups)")

@@ -92,6 +92,10 @@ def fit(
         ),
     ] = None,
     neighbours: Annotated[int, typer.Option("--neighbours", "-k", help="Similar images a second look is shown.")] = 10,
+    views: Annotated[
+        str,
+        typer.Option(help="What a second look sees beside the whole image: zoom, five_crop, subject, with commas."),
+    ] = "zoom",
     second_look: Annotated[bool, typer.Option(help="Look again where trust is low, if that helps.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of splits and folds.")] = 0,
     device: DeviceOption = "auto",
@@ -143,6 +147,7 @@ def fit(
             set_per_label=set_per_label,
             language=language,
             budget=budget_of(budget or []),
+            views=tuple(view.strip() for view in views.split(",")),
             second_look=second_look,
             seed=seed,
         )
