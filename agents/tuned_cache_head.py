@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,40 +17,17 @@ from secondlook.agents.head import HeadSpec, Tensors
 from secondlook.agents.lessons import Lessons
 from secondlook.agents.temperature import fit_temperature
 
-Singles = NDArray[np.float32]
+if TYPE_CHECKING:
+    import torch
+
 Ints = NDArray[np.intp]
 BATCH = 256
+"""Images of a step."""
 RATE = 5e-3
 """Step of a key's coordinate, divided by beta: a sharper affinity changes more with the same step."""
 DECAY = 0.01
-MOMENTA = (0.9, 0.999)
 TINY = 1e-4
-
-
-@dataclass
-class AdamW:
-    """Adam with decoupled weight decay, for one array.
-
-    References
-    ----------
-    Loshchilov and Hutter (2019), https://arxiv.org/abs/1711.05101.
-    """
-
-    rate: float
-    decay: float = DECAY
-    step: int = 0
-    first: Singles | float = 0.0
-    second: Singles | float = 0.0
-
-    def move(self, values: Singles, slope: Singles) -> None:
-        """Descend one step; `values` is changed in place."""
-        a, b = MOMENTA
-        self.step += 1
-        self.first = a * self.first + (1 - a) * slope
-        self.second = b * self.second + (1 - b) * slope**2
-        root = np.sqrt(self.second / (1 - b**self.step)) + TINY
-        values *= np.float32(1 - self.rate * self.decay)
-        values -= np.asarray(self.rate / (1 - a**self.step) * self.first / root, dtype=np.float32)
+"""AdamW's epsilon, as published."""
 
 
 class TunedCacheSpec(HeadSpec):
@@ -97,62 +74,36 @@ class TunedCacheSpec(HeadSpec):
 
 
 def _passes(head: CacheHead, lessons: Lessons, most_keys: int, number: int) -> Iterator[CacheHead]:
-    """Yield the head as it is, and after each of some passes; every one shares its keys with the next."""
-    keys = head.keys.copy()
-    head = replace(head, keys=keys)
+    """Yield the head as it is, and after each of some passes."""
+    import torch
+
     yield head
+    w = head.weights
     sources = remember(lessons, most_keys).sources
-    _, group = np.unique(lessons.groups, return_inverse=True)
+    group = np.unique(lessons.groups, return_inverse=True)[1]
     # An averaged key is of many groups, and of none.
-    owner = np.full(len(keys), -1)
-    if len(keys) == len(lessons):
+    owner = np.full(len(head.keys), -1)
+    if len(head.keys) == len(lessons):
         owner[sources] = group
+    rows, truth, votes = (torch.from_numpy(a) for a in (lessons.vectors, lessons.truth, head.votes))
+    fixed = torch.from_numpy((head.words.logits(lessons.vectors) - head.far(lessons.vectors)).astype(np.float32))
+    keys = torch.nn.Parameter(torch.from_numpy(head.keys.copy()))
+    adam = torch.optim.AdamW([keys], lr=RATE / w.beta, weight_decay=DECAY, eps=TINY)
+
+    def logits(chosen: Ints) -> torch.Tensor:
+        exponent = w.beta * (rows[chosen] @ keys.T - w.anchor)
+        hidden = torch.from_numpy(owner == group[chosen][:, None])
+        return fixed[chosen] + w.weight * exponent.clamp(max=FARTHEST).exp().masked_fill(hidden, 0) @ votes
+
     rng = np.random.default_rng(lessons.seed)
-    hotness = _temperature(head, lessons, owner, group)
-    adam = AdamW(RATE / head.weights.beta)
+    some = rng.permutation(len(lessons))[: 4 * BATCH]
+    with torch.no_grad():
+        hotness = fit_temperature(logits(some).double().numpy(), lessons.truth[some])
     for _ in range(number):
         order = rng.permutation(len(lessons))
         for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            hidden = owner == group[rows][:, None]
-            adam.move(keys, key_slope(head, lessons.vectors[rows], lessons.truth[rows], hidden, hotness))
-        yield head
-
-
-def _temperature(head: CacheHead, lessons: Lessons, owner: Ints, group: Ints) -> float:
-    rows = np.random.default_rng(lessons.seed).permutation(len(lessons))[: 4 * BATCH]
-    logits = _forward(head, lessons.vectors[rows], owner == group[rows][:, None])[0]
-    return fit_temperature(logits.astype(np.float64), lessons.truth[rows])
-
-
-def _forward(head: CacheHead, rows: Singles, hidden: NDArray[np.bool_]) -> tuple[Singles, Singles]:
-    """Logits of shape (B, K), without the hidden keys, and affinities times weight of shape (B, M)."""
-    w = head.weights
-    exponent = np.float32(w.beta) * (rows @ head.keys.T - np.float32(w.anchor))
-    counted = np.float32(w.weight) * np.exp(np.minimum(exponent, np.float32(FARTHEST)))
-    counted[hidden] = 0
-    fixed = head.words.logits(rows).astype(np.float32) - head.far(rows)
-    return np.asarray(fixed + counted @ head.votes, dtype=np.float32), counted
-
-
-def key_slope(head: CacheHead, rows: Singles, truth: Ints, hidden: NDArray[np.bool_], temperature: float) -> Singles:
-    """Slope of the mean cross-entropy in the keys, of shape (M, D).
-
-    Parameters
-    ----------
-    head : CacheHead
-    rows : ndarray of shape (B, D)
-    truth : ndarray of shape (B,)
-    hidden : ndarray of bool of shape (B, M)
-        Keys that an image must not see.
-    temperature : float
-        Divides the logits.
-    """
-    from scipy.special import softmax
-
-    logits, counted = _forward(head, rows, hidden)
-    wrong = softmax(logits / np.float32(temperature), axis=1)
-    wrong[np.arange(len(truth)), truth] -= 1
-    wrong /= np.float32(temperature * len(truth))
-    slope: Singles = (counted * (wrong @ head.votes.T) * np.float32(head.weights.beta)).T @ rows
-    return slope
+            chosen = order[start : start + BATCH]
+            adam.zero_grad()
+            torch.nn.functional.cross_entropy(logits(chosen) / hotness, truth[chosen]).backward()
+            adam.step()
+        yield replace(head, keys=keys.detach().numpy().copy())

@@ -6,15 +6,13 @@ import difflib
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.vlm_question import Wording
+from secondlook.eval.yaml_file import read_yaml
 from secondlook.orchestrator.language import AgentSpec, Language
 
-MAX_BYTES = 2**20
-"""Largest file, in bytes."""
 FORM = "Write `agents:` with a list, each with a kind (openai or qwen), a name and a model; see docs/vlm.md."
 PATHS = ("model", "adapter")
 """Fields that name a folder where there is one of that name beside the file."""
@@ -34,7 +32,7 @@ def read_agents(path: Path) -> Language:
     ConfigError
         When it is missing, is not such YAML, or a value is missing, misspelt or out of range: names it.
     """
-    found = _read_yaml(path)
+    found = read_yaml(path, "the agents", FORM)
     if not isinstance(found, dict):
         raise ConfigError(f"{path} holds no `agents:`.", FORM)
     placed, agents = dict(found), found.get("agents") or []
@@ -52,18 +50,6 @@ def read_agents(path: Path) -> Language:
         raise _named(path, error) from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error.what}", error.remedy) from None
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_BYTES // 2**20} MiB.", FORM)
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The agents {path} cannot be read: {error.strerror}.", FORM) from error
-    except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        what = " ".join(str(error).split())[:300]
-        raise ConfigError(f"The agents {path} are not YAML: {what}.", FORM) from error
 
 
 def _placed(spec: Any, path: Path, endpoints: Any) -> Any:

@@ -6,7 +6,6 @@ import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from secondlook.agents.adaptation import AnyAdapter
@@ -14,9 +13,8 @@ from secondlook.agents.clip_svd import ClipSvdSpec
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.heads import KINDS, AnyHead
 from secondlook.agents.maple import MapleSpec
+from secondlook.eval.yaml_file import read_yaml
 
-MAX_BYTES = 2**20
-"""Largest file, in bytes."""
 AUTO = "auto"
 FORM = (
     "Write `panel:`, a list of heads, each with a kind; or `candidates:`, a list to choose from; and if need be "
@@ -74,7 +72,7 @@ def read_panel(text: str) -> PanelChoice:
 
 
 def _read_file(path: Path) -> PanelChoice:
-    found = _read_yaml(path)
+    found = read_yaml(path, "the panel", FORM)
     if not isinstance(found, dict) or not found or set(found) - {*KEYS, "boxes"}:
         raise ConfigError(f"{path} holds other things than `panel:`, `candidates:` and `adapters:`.", FORM)
     read: dict[str, Any] = {}
@@ -89,15 +87,3 @@ def _read_file(path: Path) -> PanelChoice:
             where = ".".join(map(str, (key, *first["loc"])))
             raise ConfigError(f"{path}: {where}: {first['msg']}.", FORM) from None
     return PanelChoice(read.get("panel"), read.get("candidates", ()), read.get("adapters", ()), boxes)
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_BYTES // 2**20} MiB.", FORM)
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"The panel {path} cannot be read: {error.strerror}.", FORM) from error
-    except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        what = " ".join(str(error).split())[:300]
-        raise ConfigError(f"The panel {path} is not YAML: {what}.", FORM) from error

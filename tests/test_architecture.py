@@ -59,6 +59,7 @@ OWNERS = {
         "agents/towers.py",
         "agents/training_state.py",
         "secondlook/doctor.py",
+        "agents/tuned_cache_head.py",
     },
     "open_clip": {"agents/backbones.py", "agents/checkpoint.py", "agents/maple.py", "agents/towers.py"},
     "chromadb": {"retrieval/chroma.py"},

@@ -15,7 +15,7 @@ from secondlook.agents.case import Task
 from secondlook.agents.clip_zero_shot import TextClassifier
 from secondlook.agents.errors import ConfigError
 from secondlook.agents.lessons import Lessons
-from secondlook.agents.tuned_cache_head import AdamW, TunedCacheSpec, key_slope
+from secondlook.agents.tuned_cache_head import TunedCacheSpec
 
 Singles = NDArray[np.float32]
 Ints = NDArray[np.intp]
@@ -137,36 +137,6 @@ def test_the_divergence_of_a_row_ignores_the_rest_of_its_batch_and_is_that_of_sc
     oracle -= oracle.min(axis=1, keepdims=True)
     np.testing.assert_allclose(found, oracle / oracle.max(axis=1, keepdims=True), atol=2e-2)
     np.testing.assert_allclose(divergence(lessons.classifier, lessons.vectors[2:3], np.log(p)), found[2:3], atol=1e-6)
-
-
-def test_the_slope_of_the_keys_is_torchs(rng: np.random.Generator) -> None:
-    import torch
-
-    lessons = leaves(24, 0.3, rng)
-    head = replace(CacheSpec().fit(lessons), weights=Weights(weight=3.0, beta=7.0, anchor=0.9))
-    hidden = rng.random((24, 24)) < 0.2
-    keys = torch.tensor(head.keys, requires_grad=True)
-    rows, votes = torch.tensor(lessons.vectors), torch.tensor(head.votes)
-    affinity = torch.exp(7.0 * (rows @ keys.T - 0.9)).masked_fill(torch.tensor(hidden), 0)
-    logits = torch.tensor(head.words.logits(lessons.vectors)).float() + 3 * affinity @ votes
-    torch.nn.functional.cross_entropy(logits / 1.7, torch.tensor(lessons.truth)).backward()
-    assert keys.grad is not None
-    found = key_slope(head, lessons.vectors, lessons.truth, hidden, 1.7)
-    np.testing.assert_allclose(found, keys.grad.numpy(), rtol=1e-3, atol=1e-6)
-
-
-def test_the_steps_are_those_of_torchs_adamw(rng: np.random.Generator) -> None:
-    import torch
-
-    values = rng.normal(size=(3, 2)).astype(np.float32)
-    oracle = torch.tensor(values.copy(), requires_grad=True)
-    theirs, ours = torch.optim.AdamW([oracle], lr=0.1, eps=1e-4, weight_decay=0.01), AdamW(0.1)
-    for _ in range(5):
-        slope = rng.normal(size=(3, 2)).astype(np.float32)
-        oracle.grad = torch.tensor(slope)
-        theirs.step()
-        ours.move(values, slope)
-    np.testing.assert_allclose(values, oracle.detach().numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", [CacheSpec(), TunedCacheSpec()])
